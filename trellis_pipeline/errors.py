@@ -1,0 +1,107 @@
+"""
+TrellisError
+├── ConfigError              the user can fix it in trellis.toml or the environment
+├── CatalogError             the catalog as a whole cannot be read (a bad row is a RowProblem, not an error)
+├── ProductError             one product failed; the others go on
+│   ├── SourceImageError       the photo cannot be fetched or decoded
+│   ├── MatteError             nothing in the photo that looks like one object
+│   ├── MeshError              geometry that cannot be processed or written
+│   ├── ModelFileError         a GLB that cannot be read
+│   └── GenerationError        the generator gave no model; .retryable, .billable
+│       ├── ProviderRejected     the request will never succeed as it is
+│       ├── ProviderBusy         retryable: nothing was bought
+│       └── OutcomeUnknown       submitted, answer lost: ask before buying again
+├── BudgetExceeded           the wall held; says which scope and how much was left
+├── LedgerError              an event that would make the books wrong was refused
+└── StorageError             the artifact store failed
+    ├── BlobMissing            no such blob or path
+    ├── BlobCorrupt            the bytes do not hash to their name
+    └── StorageUnavailable     full disk, no permission, no network: stop the run, not the product
+
+Why one file: whoever handles an error has to see its siblings. `retryable` says that the same call may
+succeed later; `billable` says that money may have been spent although no model came back.
+"""
+
+from __future__ import annotations
+
+
+class TrellisError(Exception):
+    """Base of everything this project raises on purpose. The message names the thing and the way out."""
+
+    retryable: bool = False
+    billable: bool = False
+
+
+class ConfigError(TrellisError):
+    """A setting is unknown, missing or out of range. Fix trellis.toml or the environment."""
+
+
+class CatalogError(TrellisError):
+    """The catalog cannot be read at all: missing file, unknown format, missing column."""
+
+
+class ProductError(TrellisError):
+    """One product failed. The run records it, goes on with the others and lists it at the end."""
+
+
+class SourceImageError(ProductError):
+    """The photo cannot be fetched, is refused by a limit, or is not a PNG, JPEG or WebP image."""
+
+
+class MatteError(ProductError):
+    """No object could be separated from the background."""
+
+
+class MeshError(ProductError):
+    """Geometry that cannot be simplified, unwrapped, baked or written."""
+
+
+class ModelFileError(ProductError):
+    """A GLB file that is truncated, malformed or outside the limits of what is safe to read."""
+
+
+class GenerationError(ProductError):
+    """The generator gave no model."""
+
+
+class ProviderRejected(GenerationError):
+    """The request will never succeed as it is: change the request, not the timing."""
+
+
+class ProviderBusy(GenerationError):
+    """The provider turned the request away before it was accepted. Try again later."""
+
+    retryable = True
+
+
+class OutcomeUnknown(GenerationError):
+    """The request may have been accepted and billed, but the answer was lost. Ask before buying again."""
+
+    retryable = True
+    billable = True
+
+
+class BudgetExceeded(TrellisError):
+    """A reservation would have crossed a budget, so nothing was spent."""
+
+
+class LedgerError(TrellisError):
+    """A spend event contradicts the ones before it, for example a second settlement of one reservation."""
+
+
+class StorageError(TrellisError):
+    """The artifact store could not do what it was asked."""
+
+
+class BlobMissing(StorageError):
+    """No blob or path with that name."""
+
+
+class BlobCorrupt(StorageError):
+    """The bytes read do not hash to the blob's name. Delete the blob and run the product again."""
+
+
+class StorageUnavailable(StorageError):
+    """Disk full, no permission or no network. Retrying product by product would only repeat it."""
+
+    retryable = True
