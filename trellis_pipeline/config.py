@@ -1,0 +1,330 @@
+"""Settings: `trellis.toml` plus the environment, read once, typed and validated.
+
+This is the only module that reads either. A wrong key is an error that suggests the right one, because a
+misspelt limit that is silently ignored is the most expensive kind of typo. Every value can be set from the
+environment too, as `TRELLIS_<SECTION>__<KEY>`, and the environment wins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from trellis_pipeline.errors import ConfigError
+
+CONFIG_FILE = "trellis.toml"
+RESERVED_NAMES = frozenset({"blobs", "generations", "tmp"})
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+_CATALOG_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+class StorageSettings(BaseModel):
+    """Where artifacts go. url: `file://` (relative paths count from trellis.toml) or `s3://bucket/prefix`."""
+
+    model_config = _STRICT
+    url: str = "file://output"
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+
+
+class LedgerSettings(BaseModel):
+    """Where money is written down. url: an SQLAlchemy URL; left out, SQLite beside Dagster's own files."""
+
+    model_config = _STRICT
+    url: SecretStr | None = None
+
+
+class RunSettings(BaseModel):
+    """How products flow. workers: processes for CPU work, 0 for one per core."""
+
+    model_config = _STRICT
+    products_per_run: Annotated[int, Field(ge=1, le=10_000)] = 500
+    in_flight: Annotated[int, Field(ge=1, le=1000)] = 8
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+
+
+class TriageSettings(BaseModel):
+    """hold: which products with a triage flag wait for a person: only those that would cost money,
+    all of them, or none."""
+
+    model_config = _STRICT
+    hold: Literal["paid", "always", "never"] = "paid"
+
+
+class ImagerySettings(BaseModel):
+    """Limits on source images, and how the object is cut out.
+
+    matte: `auto`, `alpha`, `u2netp`, `classical` or `rembg:<model>`.
+    """
+
+    model_config = _STRICT
+    max_pixels: Annotated[int, Field(ge=1_000)] = 64_000_000
+    max_bytes: Annotated[int, Field(ge=1_000)] = 50_000_000
+    timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    allow_private_addresses: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    matte: str = "auto"
+
+
+class GenerationSection(BaseModel):
+    """Which generator makes the models, and the request it gets (fields of the 3dInference document)."""
+
+    model_config = _STRICT
+    generator: Literal["draft"] = "draft"
+    seed: int = 42
+    settings: dict[str, Any] = {}
+
+
+class ProfileSettings(BaseModel):
+    """What a target accepts; each limit becomes an asset check."""
+
+    model_config = _STRICT
+    max_triangles: Annotated[int, Field(gt=0)] = 150_000
+    max_texture_px: Annotated[int, Field(gt=0)] = 2048
+    max_file_mb: Annotated[float, Field(gt=0)] = 15.0
+    require_watertight: bool = False
+    min_silhouette_iou: Annotated[float, Field(ge=0, le=1)] | None = 0.8
+
+
+class QualitySettings(BaseModel):
+    """Named profiles and the one that catalogs use unless they name another."""
+
+    model_config = _STRICT
+    profile: str = "web"
+    profiles: dict[str, ProfileSettings] = {"web": ProfileSettings()}
+
+
+class BudgetSettings(BaseModel):
+    """Caps in US dollars; None is no cap. `catalog_usd`, `run_usd` and `product_usd` apply to each one."""
+
+    model_config = _STRICT
+    total_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    day_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    catalog_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    run_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    product_usd: Annotated[Decimal, Field(ge=0)] | None = None
+
+
+class CatalogSettings(BaseModel):
+    """One product catalog, which becomes one line of assets.
+
+    name: group and asset prefix. source: a CSV, Parquet or JSON Lines file, a directory or an s3:// prefix.
+    generation: settings that differ from `[generation.settings]` for this catalog.
+    """
+
+    model_config = _STRICT
+    name: str
+    source: str
+    profile: str | None = None
+    generation: dict[str, Any] = {}
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str) -> str:
+        if not _CATALOG_NAME.fullmatch(name) or name in RESERVED_NAMES:
+            raise ValueError(
+                f"{name!r} cannot name a catalog: use lower-case letters, digits and _, starting with a "
+                f"letter, and none of {', '.join(sorted(RESERVED_NAMES))}"
+            )
+        return name
+
+
+class ScheduleSettings(BaseModel):
+    """The nightly backfill of missing and changed products."""
+
+    model_config = _STRICT
+    enabled: bool = False
+    cron: str = "0 2 * * *"
+    timezone: str = "UTC"
+
+
+class SensorSettings(BaseModel):
+    """A sensor and how often it looks."""
+
+    model_config = _STRICT
+    enabled: bool = False
+    every_seconds: Annotated[int, Field(ge=5)] = 60
+
+
+class RetrySettings(SensorSettings):
+    """Regeneration of products whose quality verdict is `fail`, with a new seed each time."""
+
+    max_attempts: Annotated[int, Field(ge=2, le=10)] = 3
+
+
+class AutomationSettings(BaseModel):
+    """What runs by itself. Everything is off until switched on here or in the Dagster UI."""
+
+    model_config = _STRICT
+    nightly: ScheduleSettings = ScheduleSettings()
+    catalog_sensor: SensorSettings = SensorSettings()
+    failed_quality_sensor: RetrySettings = RetrySettings()
+
+
+class Settings(BaseSettings):
+    """Everything a user can set. `root` is the folder that relative paths count from.
+
+    home: where Dagster and the ledger keep their files, unless DAGSTER_HOME or `[ledger] url` say otherwise.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="TRELLIS_", env_nested_delimiter="__"
+    )
+
+    root: Path = Path()
+    home: Path = Path(".trellis")
+    storage: StorageSettings = StorageSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    run: RunSettings = RunSettings()
+    imagery: ImagerySettings = ImagerySettings()
+    triage: TriageSettings = TriageSettings()
+    generation: GenerationSection = GenerationSection()
+    quality: QualitySettings = QualitySettings()
+    budget: BudgetSettings = BudgetSettings()
+    automation: AutomationSettings = AutomationSettings()
+    catalogs: tuple[CatalogSettings, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, which arrives as init arguments."""
+        return (env_settings, init_settings)
+
+    @pydantic.model_validator(mode="after")
+    def _names_resolve(self) -> Settings:
+        names = [catalog.name for catalog in self.catalogs]
+        twins = {name for name in names if names.count(name) > 1}
+        if twins:
+            raise ValueError(f"two catalogs are named {', '.join(sorted(twins))}")
+        for wanted in {self.quality.profile, *(c.profile for c in self.catalogs if c.profile)}:
+            if wanted not in self.quality.profiles:
+                known = ", ".join(sorted(self.quality.profiles))
+                raise ValueError(f"profile {wanted!r} is not defined; [quality.profiles] has {known}")
+        return self
+
+    @property
+    def home_dir(self) -> Path:
+        """Absolute folder for Dagster's and the ledger's files."""
+        return self._absolute(self.home)
+
+    @property
+    def dagster_home(self) -> Path:
+        """DAGSTER_HOME where set, else a folder in `home_dir`."""
+        return Path(os.environ.get("DAGSTER_HOME") or self.home_dir / "dagster")
+
+    @property
+    def storage_url(self) -> str:
+        """The storage URL with a relative `file://` path made absolute."""
+        if not self.storage.url.startswith("file://"):
+            return self.storage.url
+        return f"file://{self._absolute(Path(self.storage.url.removeprefix('file://')))}"
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's database URL. May hold a password: never log it."""
+        if self.ledger.url is not None:
+            return self.ledger.url.get_secret_value()
+        return f"sqlite:///{self.home_dir / 'ledger.sqlite'}"
+
+    def catalog_source(self, catalog: CatalogSettings) -> str:
+        """The catalog's source with a relative path made absolute."""
+        if "://" in catalog.source:
+            return catalog.source
+        return str(self._absolute(Path(catalog.source)))
+
+    def profile_for(self, catalog: CatalogSettings) -> tuple[str, ProfileSettings]:
+        """Name and limits of the profile that gates this catalog."""
+        name = catalog.profile or self.quality.profile
+        return name, self.quality.profiles[name]
+
+    def _absolute(self, path: Path) -> Path:
+        path = path.expanduser()
+        return path if path.is_absolute() else (self.root / path).absolute()
+
+
+def find_config(start: Path | None = None) -> Path | None:
+    """TRELLIS_CONFIG where set, else the nearest trellis.toml in `start` (default: here) or above."""
+    named = os.environ.get("TRELLIS_CONFIG")
+    if named:
+        return Path(named)
+    here = (start or Path.cwd()).absolute()
+    return next((d / CONFIG_FILE for d in (here, *here.parents) if (d / CONFIG_FILE).is_file()), None)
+
+
+def load_settings(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read settings from `path`, or from where `find_config` finds them, or defaults where nothing is found.
+
+    overrides: values that win over the file, as nested mappings (command-line options).
+    Raises ConfigError naming file, key and the way out.
+    """
+    path = path or find_config()
+    data: dict[str, Any] = {"root": Path.cwd()}
+    if path is not None:
+        data = {"root": path.absolute().parent, **_read_toml(path)}
+    for section, values in (overrides or {}).items():
+        merged = {**data.get(section, {}), **values} if isinstance(values, dict) else values
+        data[section] = merged
+    try:
+        return Settings(**data)
+    except pydantic.ValidationError as error:
+        where = str(path) if path else "settings"
+        raise ConfigError("\n".join(_explain(where, e) for e in error.errors(include_url=False))) from None
+    except pydantic.PydanticUserError as error:
+        raise ConfigError(f"environment: {error}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; create it or unset TRELLIS_CONFIG") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _explain(where: str, error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] != "extra_forbidden":
+        # The rejected value is not repeated: it may be a secret.
+        return f"{where}: {key or 'settings'}: {error['msg'].removeprefix('Value error, ')}"
+    known = _known_keys(location[:-1])
+    close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+    hint = f'did you mean "{close[0]}"?' if close else f"known here: {', '.join(known)}"
+    return f"{where}: {key}: unknown key; {hint}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    """The keys that may stand at a place in the file, found by walking the models' annotations."""
+    model: Any = Settings
+    for part in path:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+        elif hasattr(model, "__args__"):
+            model = next((a for a in reversed(model.__args__) if _is_model(a)), None)
+    while not _is_model(model) and hasattr(model, "__args__"):
+        model = next((a for a in model.__args__ if _is_model(a)), None)
+    return sorted(model.model_fields) if _is_model(model) else []
+
+
+def _is_model(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

@@ -1,0 +1,89 @@
+"""The one interface behind which a paid API, a local GPU and the CPU draft look alike.
+
+A generator turns a request and a crop into GLB bytes. It knows no money, no store and no catalog: what it
+costs is a figure it reports, and what happens to the bytes is its caller's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol
+
+from trellis_pipeline.generation.request import GenerationRequest
+
+Progress = Callable[[float], None]
+"""Called with the share done, 0 to 1. May be called from any thread, any number of times."""
+
+
+def no_progress(_share: float) -> None:
+    """For callers who do not watch."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorIdentity:
+    """Who makes the model. A change of any part makes every request a new one.
+
+    name: `draft`, `runware` or `local`. model: what the provider calls its model. build: a version that
+    changes when the same request would give another result.
+    """
+
+    name: str
+    model: str
+    build: str
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.model}/{self.build}"
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """The crop that a generator sees: a square RGBA PNG with straight alpha, and its content hash (hex).
+
+    dimensions_m: width, height and depth of the real product in metres, None where unknown.
+    """
+
+    png: bytes
+    sha256: str
+    dimensions_m: tuple[float | None, float | None, float | None] = (None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedModel:
+    """What came back: the GLB, the seed that was really used, and what the generator says it cost.
+
+    raw_cost_text keeps the provider's number to the letter, for the ledger. seconds: generation time as the
+    generator measured it. provenance: JSON-able facts for the birth certificate.
+    """
+
+    glb: bytes
+    seed: int
+    cost_usd: Decimal
+    seconds: float
+    raw_cost_text: str = ""
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+
+class Generator(Protocol):
+    """Anything that makes models. Implementations are used from one event loop, many requests at once."""
+
+    @property
+    def identity(self) -> GeneratorIdentity:
+        """Part of every request key."""
+
+    @property
+    def paid(self) -> bool:
+        """True when a generation costs money: triage may then hold products back, and a budget is needed."""
+
+    @property
+    def builds_to_size(self) -> bool:
+        """True when the catalog's dimensions shape the result; others are scaled afterwards."""
+
+    async def generate(
+        self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
+    ) -> GeneratedModel:
+        """Make one model.
+
+        Raises GenerationError or one of its kinds; `.retryable` and `.billable` say what may be done next.
+        """
