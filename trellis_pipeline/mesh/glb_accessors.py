@@ -34,7 +34,7 @@ MAX_DATA_URI_BYTES = 64 * 2**20
 # An accessor without a bufferView is all zeros, so its size is a bare claim that no bytes back.
 MAX_UNBACKED_COUNT = 1_000_000
 
-_NORMALIZED_SCALE = {5120: 127.0, 5121: 255.0, 5122: 32767.0, 5123: 65535.0}
+NORMALIZED_SCALE = {5120: 127.0, 5121: 255.0, 5122: 32767.0, 5123: 65535.0}
 
 
 class AccessorReader:
@@ -104,9 +104,9 @@ class AccessorReader:
             raise ModelFileError(f"accessors[{index}] ({where}) must have {width} components per element")
         component = integer(accessor, "componentType", f"accessors[{index}]")
         result = np.ascontiguousarray(values, dtype=np.float32)
-        if accessor.get("normalized") is True and component in _NORMALIZED_SCALE:
+        if accessor.get("normalized") is True and component in NORMALIZED_SCALE:
             # Specification §3.6.2.2: c / 127 and so on, with the one extra negative value clamped to -1.
-            result = np.maximum(result / np.float32(_NORMALIZED_SCALE[component]), np.float32(-1.0))
+            result = np.maximum(result / np.float32(NORMALIZED_SCALE[component]), np.float32(-1.0))
         return np.require(result, requirements=["C", "A"])
 
     def indices(self, index: object, where: str, *, vertex_count: int) -> npt.NDArray[np.int32]:

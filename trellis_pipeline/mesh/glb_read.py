@@ -130,8 +130,9 @@ def parse_glb(data: bytes | memoryview | mmap.mmap) -> GlbContainer:
 def read_primitives(container: GlbContainer) -> tuple[Primitive, ...]:
     """Every triangle primitive of the default scene, in world space, repeated for each instance.
 
-    Points and lines are left out. Indexed or not; lists, strips and fans; interleaved, sparse, quantized and normalized accessors. A node
-    that mirrors (negative determinant) has its triangles turned so that they still face outwards.
+    Points and lines are left out. Indexed or not; lists, strips and fans; interleaved, sparse, quantized and
+    normalized accessors. A node that mirrors (negative determinant) has its triangles turned so that they
+    still face outwards.
 
     Raises ModelFileError for anything out of bounds, for more than MAX_TRIANGLES, MAX_VERTICES or
     MAX_PRIMITIVES in total, and for geometry compressed with Draco or meshopt.
@@ -147,15 +148,14 @@ def read_primitives(container: GlbContainer) -> tuple[Primitive, ...]:
             if not isinstance(primitive, dict):
                 raise ModelFileError(f"{where} must be an object")
             vertex_count, triangle_count = primitive_counts(document, primitive, where)
-            if triangle_count == 0:
-                continue
             drawn, vertices, triangles = drawn + 1, vertices + vertex_count, triangles + triangle_count
             if drawn > MAX_PRIMITIVES or vertices > MAX_VERTICES or triangles > MAX_TRIANGLES:
                 raise ModelFileError(
                     f"the scene has over {MAX_PRIMITIVES} primitives, {MAX_VERTICES} vertices or "
                     f"{MAX_TRIANGLES} triangles; split or simplify it"
                 )
-            found.append(_in_world(_read_primitive(reader, document, primitive, where), matrix))
+            if triangle_count:
+                found.append(_in_world(_read_primitive(reader, document, primitive, where), matrix))
     return tuple(found)
 
 
