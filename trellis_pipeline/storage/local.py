@@ -89,14 +89,16 @@ class LocalStore:
         ref = BlobRef.of(data, suffix)
         target = self._root / ref.key
         with _naming(target):
-            try:
-                if target.stat().st_size == ref.size and target.read_bytes() == data:
-                    return ref
-            except FileNotFoundError:
-                pass
-            self._make_folder(target.parent)
+            if _holds(target, data):
+                return ref
+            target.parent.mkdir(parents=True, exist_ok=True)
             with self._complete_file(data, mode=0o444) as temporary:
-                temporary.replace(target)
+                try:
+                    # A link never replaces: a blob that another writer just put stays, with the links to it.
+                    os.link(temporary, target)
+                except OSError:
+                    if not _holds(target, data):  # damaged, or no links here
+                        temporary.replace(target)
             _sync_folder(target.parent)
         return ref
 
@@ -130,12 +132,13 @@ class LocalStore:
                 raise BlobMissing(
                     f"{path}: cannot publish {ref.key}, it is not in {self._root}; run the product again"
                 )
-            self._make_folder(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._incoming / uuid.uuid4().hex
             try:
                 os.link(blob, temporary)
             except OSError as error:
-                if error.errno not in _NO_LINK:
+                # ENOENT: the blob was just being repaired. (Or it is gone; then `get_blob` says so.)
+                if error.errno not in _NO_LINK | {errno.ENOENT}:
                     raise
                 with self._complete_file(self.get_blob(ref), mode=0o444) as copy:
                     copy.replace(target)
@@ -147,7 +150,7 @@ class LocalStore:
         """See `ArtifactStore.write`."""
         target = self._target(path)
         with _naming(target):
-            self._make_folder(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
             with self._complete_file(data) as temporary:
                 temporary.replace(target)
 
@@ -157,7 +160,7 @@ class LocalStore:
         with _naming(target):
             if os.path.lexists(target):
                 return False
-            self._make_folder(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
             with self._complete_file(data) as temporary:
                 try:
                     os.link(temporary, target)
@@ -246,15 +249,6 @@ class LocalStore:
             temporary.replace(target)
             return True
 
-    def _make_folder(self, folder: Path) -> None:
-        missing = []
-        while not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
-        for new in reversed(missing):
-            new.mkdir(exist_ok=True)
-            _sync_folder(new.parent)
-
     def _read(self, target: Path, name: str) -> bytes:
         with _naming(target):
             try:
@@ -299,6 +293,13 @@ def clear_stale(incoming: Path, now: float) -> None:
             with contextlib.suppress(OSError):
                 if file.name != CREATE_LOCK and now - file.lstat().st_ctime > STALE_AFTER_SECONDS:
                     file.unlink()
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    try:
+        return file.stat().st_size == len(data) and file.read_bytes() == data
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ chained, since it can hold the endpoint, the access key or a presigned URL.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import threading
 import time
@@ -234,7 +235,8 @@ class S3Store:
         try:
             answer: dict[str, Any] = getattr(self._s3(), operation)(Bucket=self._bucket, **arguments)
             if operation == "get_object":
-                with answer["Body"] as body:
+                # Not `with body as …`: that gives the raw stream, which does not notice a missing end.
+                with contextlib.closing(answer["Body"]) as body:
                     answer["Body"] = body.read()
             return answer
         except ClientError as error:
