@@ -62,7 +62,8 @@ def _connected(mesh: Mesh, label: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
     triangle = order // 3
     same = (key[order[1:]] == key[order[:-1]]) & (label[triangle[1:]] == label[triangle[:-1]])
     links = (np.ones(int(same.sum()), np.int8), (triangle[:-1][same], triangle[1:][same]))
-    return connected_components(coo_array(links, shape=(count, count)), directed=False)[1].astype(np.int64)
+    _, component = connected_components(coo_array(links, shape=(count, count)), directed=False)
+    return np.asarray(component, dtype=np.int64)
 
 
 def _pack(
@@ -94,7 +95,7 @@ def _pack(
     place = np.empty((count, 2))
     place[order] = origin
     uvs = ((flat - low[chart][:, None]) * scale + place[chart][:, None]) / texture_px
-    return np.clip(uvs, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(uvs, 0, 1), dtype=np.float32)
 
 
 def _shelves(size: npt.NDArray[np.float64], texture_px: int, padding: int) -> npt.NDArray[np.float64] | None:

@@ -33,4 +33,5 @@ def vertex_normals(mesh: Mesh) -> Float32:
     lost = norm < 1e-12
     total[lost] = (0, 1, 0)
     norm[lost] = 1
-    return (total / norm[:, None]).astype(np.float32)
+    normals: Float32 = (total / norm[:, None]).astype(np.float32)
+    return normals

@@ -8,7 +8,11 @@ Methods: quadric error metric, Garland & Heckbert 1997; link condition, Dey et a
 term in every quadric, as in Trettner & Kobbelt 2020, which makes the minimum unique on flat ground.
 """
 
+# ruff: noqa: PLR0917  kernels take their arrays one by one
+
 from __future__ import annotations
+
+import math
 
 import numba as nb
 import numpy as np
@@ -23,6 +27,8 @@ Float64 = npt.NDArray[np.float64]
 DRIFT_WEIGHT = 1e-5  # sliding along the surface costs this share of leaving it
 BORDER_WEIGHT = 10.0  # leaving an open border costs this much more than leaving the surface
 MIN_COSINE = 0.2  # a face may tilt by at most 78 degrees in one collapse
+
+INNER = nb.njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called by other kernels only
 
 
 def simplify(mesh: Mesh, max_triangles: int, *, keep_manifold: bool = True) -> Mesh:
@@ -48,7 +54,7 @@ def simplify(mesh: Mesh, max_triangles: int, *, keep_manifold: bool = True) -> M
     positions = mesh.vertices.astype(np.float64)
     a, b, c = mesh.triangles.T
     triangles = np.ascontiguousarray(mesh.triangles[(a != b) & (b != c) & (c != a)], dtype=np.int32)
-    left = _collapse_edges(positions, triangles, max_triangles, DRIFT_WEIGHT, BORDER_WEIGHT, MIN_COSINE)
+    left = _decimate(positions, triangles, max_triangles)
     if left > max_triangles:
         raise MeshError(
             f"cannot go below {left} triangles without changing the topology; the limit is {max_triangles}. "
@@ -72,72 +78,152 @@ def _simplify_fast(mesh: Mesh, max_triangles: int) -> Mesh:
     return drop_unused_vertices(Mesh(vertices, kept[:count].reshape(-1, 3).astype(np.int32)))
 
 
-@nb.njit(cache=True)
+def _decimate(positions: Float64, triangles: Int32, max_triangles: int) -> int:
+    """Set the tables up and collapse in place; returns how many triangles are left, the others hold -1."""
+    corner_vertex = triangles.reshape(-1)
+    first = np.full(len(positions), -1, np.int32)
+    after, before = np.empty((2, len(corner_vertex)), np.int32)
+    _link_corners(corner_vertex, first, after, before)
+    quadric = np.zeros((len(positions), 10))
+    border = np.zeros(len(positions), np.uint8)
+    _sum_quadrics(positions, corner_vertex, first, after, quadric, border, DRIFT_WEIGHT, BORDER_WEIGHT)
+    stamp, seen = np.zeros((2, len(positions)), np.int32)
+    cost = np.empty(len(corner_vertex) * 3 // 2 + 16)
+    ends = np.empty((len(cost), 4), np.int32)
+    return int(
+        _collapse_edges(
+            positions,
+            triangles,
+            first,
+            after,
+            before,
+            quadric,
+            border,
+            stamp,
+            seen,
+            cost,
+            ends,
+            max_triangles,
+            MIN_COSINE,
+        )
+    )
+
+
+@INNER
 def _turn(corner: int) -> int:
     """The next corner of the same triangle."""
     return corner + 1 if corner % 3 < 2 else corner - 2
 
 
-@nb.njit(cache=True)
-def _unit_cross(a: Float64, b: Float64, out: Float64) -> float:
-    """The unit vector along a × b (zero if parallel) into `out`; returns the length of a × b."""
-    out[0] = a[1] * b[2] - a[2] * b[1]
-    out[1] = a[2] * b[0] - a[0] * b[2]
-    out[2] = a[0] * b[1] - a[1] * b[0]
-    length = np.sqrt(out[0] * out[0] + out[1] * out[1] + out[2] * out[2])
-    if length > 0.0:
-        for m in range(3):
-            out[m] /= length
-    return length
+@INNER
+def _add_plane(
+    quadric: Float64, v: int, nx: float, ny: float, nz: float, point: Float64, weight: float, drift: float
+) -> None:
+    """Add weight * (squared distance to a plane + drift * squared distance to a point of it) to vertex v.
 
-
-@nb.njit(cache=True)
-def _plane_quadric(out: Float64, normal: Float64, point: Float64, weight: float, drift: float) -> None:
-    """weight * (squared distance to the plane + drift * squared distance to the point), as ten numbers:
-    A row by row from the diagonal on (6), then b (3), then c, of  x'Ax - 2b'x + c.
+    As ten numbers: A row by row from the diagonal on, then b, then c, of  x'Ax - 2b'x + c.
     """
-    along = normal[0] * point[0] + normal[1] * point[1] + normal[2] * point[2]
-    m = 0
-    for row in range(3):
-        for column in range(row, 3):
-            out[m] = weight * (normal[row] * normal[column] + (drift if row == column else 0.0))
-            m += 1
-    for row in range(3):
-        out[6 + row] = weight * (normal[row] * along + drift * point[row])
-    square = point[0] * point[0] + point[1] * point[1] + point[2] * point[2]
-    out[9] = weight * (along * along + drift * square)
+    px, py, pz = point[0], point[1], point[2]
+    along = nx * px + ny * py + nz * pz
+    quadric[v, 0] += weight * (nx * nx + drift)
+    quadric[v, 1] += weight * nx * ny
+    quadric[v, 2] += weight * nx * nz
+    quadric[v, 3] += weight * (ny * ny + drift)
+    quadric[v, 4] += weight * ny * nz
+    quadric[v, 5] += weight * (nz * nz + drift)
+    quadric[v, 6] += weight * (nx * along + drift * px)
+    quadric[v, 7] += weight * (ny * along + drift * py)
+    quadric[v, 8] += weight * (nz * along + drift * pz)
+    quadric[v, 9] += weight * (along * along + drift * (px * px + py * py + pz * pz))
 
 
 @nb.njit(cache=True)
+def _sum_quadrics(
+    positions: Float64,
+    corner_vertex: Int32,
+    first: Int32,
+    after: Int32,
+    quadric: Float64,
+    border: UInt8,
+    drift: float,
+    border_weight: float,
+) -> None:
+    """Sum the quadrics of faces and open borders at their vertices, and mark vertices in `border`:
+    1 on an open border, 2 on an edge with three faces or more.
+    """
+    for c in range(corner_vertex.shape[0]):
+        i, j, o = corner_vertex[c], corner_vertex[_turn(c)], corner_vertex[_turn(_turn(c))]
+        x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
+        ex, ey, ez = positions[j, 0] - x, positions[j, 1] - y, positions[j, 2] - z
+        fx, fy, fz = positions[o, 0] - x, positions[o, 1] - y, positions[o, 2] - z
+        nx, ny, nz = ey * fz - ez * fy, ez * fx - ex * fz, ex * fy - ey * fx
+        double_area = math.sqrt(nx * nx + ny * ny + nz * nz)
+        if double_area > 0.0:
+            nx, ny, nz = nx / double_area, ny / double_area, nz / double_area
+            _add_plane(quadric, i, nx, ny, nz, positions[i], double_area / 6.0, drift)
+        faces = 0
+        d = first[i]
+        while True:
+            if corner_vertex[_turn(d)] == j or corner_vertex[_turn(_turn(d))] == j:
+                faces += 1
+            d = after[d]
+            if d == first[i]:
+                break
+        length2 = ex * ex + ey * ey + ez * ez
+        if faces > 2:
+            border[i] = 2
+            border[j] = 2
+        elif faces == 1:
+            if border[i] == 0:
+                border[i] = 1
+            if border[j] == 0:
+                border[j] = 1
+            if double_area > 0.0:
+                # A plane through the edge, upright on the face, holds the border where it is.
+                length = math.sqrt(length2)
+                sx, sy, sz = (
+                    (ny * ez - nz * ey) / length,
+                    (nz * ex - nx * ez) / length,
+                    (nx * ey - ny * ex) / length,
+                )
+                _add_plane(quadric, i, sx, sy, sz, positions[i], border_weight * length2, 0.0)
+                _add_plane(quadric, j, sx, sy, sz, positions[i], border_weight * length2, 0.0)
+
+
+@INNER
 def _best_spot(
-    positions: Float64, quadric: Float64, border: UInt8, i: int, j: int, q: Float64, spot: Float64
-) -> float:
-    """Where the merged vertex has the least error, rounded to float32, into `spot`; returns that error."""
-    for m in range(10):
-        q[m] = quadric[i, m] + quadric[j, m]
-    if border[i] != border[j]:  # the one on the border stays where it is
-        keep = i if border[i] > border[j] else j
-        x, y, z = positions[keep, 0], positions[keep, 1], positions[keep, 2]
-    else:
-        # Cramer's rule for the symmetric A x = b; A is positive definite unless all faces have no area.
-        c0, c1, c2 = q[3] * q[5] - q[4] * q[4], q[2] * q[4] - q[1] * q[5], q[1] * q[4] - q[2] * q[3]
-        c3, c4, c5 = q[0] * q[5] - q[2] * q[2], q[1] * q[2] - q[0] * q[4], q[0] * q[3] - q[1] * q[1]
-        determinant = q[0] * c0 + q[1] * c1 + q[2] * c2
-        if determinant > 0.0:
-            x = (c0 * q[6] + c1 * q[7] + c2 * q[8]) / determinant
-            y = (c1 * q[6] + c3 * q[7] + c4 * q[8]) / determinant
-            z = (c2 * q[6] + c4 * q[7] + c5 * q[8]) / determinant
-        else:
-            x = (positions[i, 0] + positions[j, 0]) / 2
-            y = (positions[i, 1] + positions[j, 1]) / 2
-            z = (positions[i, 2] + positions[j, 2]) / 2
-    x, y, z = np.float64(np.float32(x)), np.float64(np.float32(y)), np.float64(np.float32(z))
-    spot[0], spot[1], spot[2] = x, y, z
-    error = x * (q[0] * x + 2 * (q[1] * y + q[2] * z - q[6])) + y * (q[3] * y + 2 * (q[4] * z - q[7]))
-    return max(0.0, error + z * (q[5] * z - 2 * q[8]) + q[9])
+    positions: Float64, quadric: Float64, border: UInt8, i: int, j: int
+) -> tuple[float, float, float, float]:
+    """Where the vertex merged from i and j has the least error: (error, x, y, z), rounded to float32."""
+    a00, a01, a02 = (
+        quadric[i, 0] + quadric[j, 0],
+        quadric[i, 1] + quadric[j, 1],
+        quadric[i, 2] + quadric[j, 2],
+    )
+    a11, a12, a22 = (
+        quadric[i, 3] + quadric[j, 3],
+        quadric[i, 4] + quadric[j, 4],
+        quadric[i, 5] + quadric[j, 5],
+    )
+    b0, b1, b2 = quadric[i, 6] + quadric[j, 6], quadric[i, 7] + quadric[j, 7], quadric[i, 8] + quadric[j, 8]
+    # Cramer's rule for A x = b; A is positive definite unless all faces here have no area.
+    c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11
+    c11, c12, c22 = a00 * a22 - a02 * a02, a01 * a02 - a00 * a12, a00 * a11 - a01 * a01
+    determinant = a00 * c00 + a01 * c01 + a02 * c02
+    x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
+    if border[i] < border[j]:  # the one on the border stays where it is
+        x, y, z = positions[j, 0], positions[j, 1], positions[j, 2]
+    elif border[i] == border[j] and determinant > 0.0:
+        x = (c00 * b0 + c01 * b1 + c02 * b2) / determinant
+        y = (c01 * b0 + c11 * b1 + c12 * b2) / determinant
+        z = (c02 * b0 + c12 * b1 + c22 * b2) / determinant
+    x, y, z = float(np.float32(x)), float(np.float32(y)), float(np.float32(z))
+    error = x * (a00 * x + 2.0 * (a01 * y + a02 * z - b0)) + y * (a11 * y + 2.0 * (a12 * z - b1))
+    error += z * (a22 * z - 2.0 * b2) + quadric[i, 9] + quadric[j, 9]
+    return error, x, y, z
 
 
-@nb.njit(cache=True)
+@INNER
 def _turns_over(
     positions: Float64,
     corner_vertex: Int32,
@@ -145,10 +231,12 @@ def _turns_over(
     after: Int32,
     i: int,
     j: int,
-    spot: Float64,
+    x: float,
+    y: float,
+    z: float,
     min_cosine: float,
 ) -> bool:
-    """Whether moving vertex i to `spot` tilts a face around i, those with j aside, beyond `min_cosine`."""
+    """Whether moving vertex i to (x, y, z) tilts a face around i, those with j aside, beyond `min_cosine`."""
     c = first[i]
     while True:
         a, b = corner_vertex[_turn(c)], corner_vertex[_turn(_turn(c))]
@@ -156,19 +244,19 @@ def _turns_over(
             ax, ay, az = positions[a, 0], positions[a, 1], positions[a, 2]
             ex, ey, ez = positions[b, 0] - ax, positions[b, 1] - ay, positions[b, 2] - az
             fx, fy, fz = positions[i, 0] - ax, positions[i, 1] - ay, positions[i, 2] - az
-            gx, gy, gz = spot[0] - ax, spot[1] - ay, spot[2] - az
+            gx, gy, gz = x - ax, y - ay, z - az
             ox, oy, oz = ey * fz - ez * fy, ez * fx - ex * fz, ex * fy - ey * fx
             nx, ny, nz = ey * gz - ez * gy, ez * gx - ex * gz, ex * gy - ey * gx
             old = ox * ox + oy * oy + oz * oz
             new = nx * nx + ny * ny + nz * nz
-            if old > 0.0 and ox * nx + oy * ny + oz * nz <= min_cosine * np.sqrt(old * new):
+            if old > 0.0 and ox * nx + oy * ny + oz * nz <= min_cosine * math.sqrt(old * new):
                 return True
         c = after[c]
         if c == first[i]:
             return False
 
 
-@nb.njit(cache=True)
+@INNER
 def _push(cost: Float64, ends: Int32, size: int, price: float, i: int, j: int, si: int, sj: int) -> int:
     """Add an entry to the binary heap, if there is room; returns its new size."""
     if size == cost.shape[0]:
@@ -187,7 +275,7 @@ def _push(cost: Float64, ends: Int32, size: int, price: float, i: int, j: int, s
     return size + 1
 
 
-@nb.njit(cache=True)
+@INNER
 def _pop(cost: Float64, ends: Int32, size: int) -> int:
     """Remove the first entry of the binary heap; returns its new size."""
     size -= 1
@@ -229,59 +317,19 @@ def _link_corners(corner_vertex: Int32, first: Int32, after: Int32, before: Int3
 
 
 @nb.njit(cache=True)
-def _start_quadrics(
-    positions: Float64,
-    corner_vertex: Int32,
-    first: Int32,
-    after: Int32,
-    quadric: Float64,
-    border: UInt8,
-    drift: float,
-    border_weight: float,
-) -> None:
-    """Sum the quadrics of faces and open borders at their vertices, and mark vertices in `border`:
-    1 on an open border, 2 on an edge with three faces or more.
-    """
-    edge, other, normal, plane = np.empty(3), np.empty(3), np.empty(3), np.empty(10)
-    for c in range(corner_vertex.shape[0]):
-        i, j, o = corner_vertex[c], corner_vertex[_turn(c)], corner_vertex[_turn(_turn(c))]
-        for m in range(3):
-            edge[m] = positions[j, m] - positions[i, m]
-            other[m] = positions[o, m] - positions[i, m]
-        area2 = _unit_cross(edge, other, normal)
-        _plane_quadric(plane, normal, positions[i], area2 / 6.0, drift)
-        for m in range(10):
-            quadric[i, m] += plane[m]
-        faces = 0
-        d = first[i]
-        while True:
-            if corner_vertex[_turn(d)] == j or corner_vertex[_turn(_turn(d))] == j:
-                faces += 1
-            d = after[d]
-            if d == first[i]:
-                break
-        if faces == 1:
-            border[i] = max(border[i], 1)
-            border[j] = max(border[j], 1)
-            # A plane through the edge, upright on the face, holds the border where it is.
-            length2 = edge[0] * edge[0] + edge[1] * edge[1] + edge[2] * edge[2]
-            _unit_cross(normal, edge, other)
-            _plane_quadric(plane, other, positions[i], border_weight * length2, 0.0)
-            for m in range(10):
-                quadric[i, m] += plane[m]
-                quadric[j, m] += plane[m]
-        elif faces > 2:
-            border[i] = 2
-            border[j] = 2
-
-
-@nb.njit(cache=True)
-def _collapse_edges(
+def _collapse_edges(  # noqa: PLR0912, PLR0915  one loop over one set of arrays
     positions: Float64,
     triangles: Int32,
+    first: Int32,
+    after: Int32,
+    before: Int32,
+    quadric: Float64,
+    border: UInt8,
+    stamp: Int32,
+    seen: Int32,
+    cost: Float64,
+    ends: Int32,
     max_triangles: int,
-    drift: float,
-    border_weight: float,
     cosine: float,
 ) -> int:
     """Collapse in place, cheapest first; removed triangles get -1 in all corners. Returns how many are left.
@@ -290,22 +338,9 @@ def _collapse_edges(
     either has moved since. It is filled anew whenever it ran dry, because a moved neighbour may have freed
     an edge that was refused, and for the same reason an entry that finds the heap full may be dropped.
     """
-    vertex_count, corner_count = positions.shape[0], 3 * triangles.shape[0]
     corner_vertex = triangles.reshape(-1)
-    first = np.full(vertex_count, -1, np.int32)
-    after = np.empty(corner_count, np.int32)
-    before = np.empty(corner_count, np.int32)
-    _link_corners(corner_vertex, first, after, before)
-    quadric = np.zeros((vertex_count, 10))
-    border = np.zeros(vertex_count, np.uint8)
-    _start_quadrics(positions, corner_vertex, first, after, quadric, border, drift, border_weight)
-
-    cost = np.empty(corner_count + corner_count // 2 + 16)
-    ends = np.empty((cost.shape[0], 4), np.int32)
-    stamp = np.zeros(vertex_count, np.int32)
-    seen = np.zeros(vertex_count, np.int32)
+    corner_count = corner_vertex.shape[0]
     ticket = 0
-    spot, q = np.empty(3), np.empty(10)
     left = triangles.shape[0]
     left_before = left + 1
     while max_triangles < left < left_before:
@@ -316,7 +351,7 @@ def _collapse_edges(
             if i >= 0:
                 j = corner_vertex[_turn(c)]
                 if i < j or border[i] != 0:
-                    price = _best_spot(positions, quadric, border, i, j, q, spot)
+                    price = _best_spot(positions, quadric, border, i, j)[0]
                     size = _push(cost, ends, size, price, i, j, stamp[i], stamp[j])
         while size > 0 and left > max_triangles:
             i, j = ends[0, 0], ends[0, 1]
@@ -333,7 +368,7 @@ def _collapse_edges(
                 seen[a] = ticket + 1
                 seen[b] = ticket + 1
                 valence_i += 1
-                if a == j or b == j:
+                if a == j or b == j:  # noqa: PLR1714  compiled, a tuple costs more
                     faces += 1
                     dead_too = dead
                     dead = c // 3
@@ -356,10 +391,10 @@ def _collapse_edges(
                 continue
             if valence_i <= faces or valence_j <= faces or (faces == 2 and valence_i == 3 and valence_j == 3):
                 continue  # a lone triangle, an ear, or a tetrahedron
-            _best_spot(positions, quadric, border, i, j, q, spot)
-            if _turns_over(positions, corner_vertex, first, after, i, j, spot, cosine):
+            _, x, y, z = _best_spot(positions, quadric, border, i, j)
+            if _turns_over(positions, corner_vertex, first, after, i, j, x, y, z, cosine):
                 continue
-            if _turns_over(positions, corner_vertex, first, after, j, i, spot, cosine):
+            if _turns_over(positions, corner_vertex, first, after, j, i, x, y, z, cosine):
                 continue
 
             # Take the one or two faces of the edge out, then give all corners of j to i.
@@ -386,9 +421,11 @@ def _collapse_edges(
             before[first[i]] = last_j
             first[j] = -1
             stamp[i] += 1
-            border[i] = max(border[i], border[j])
-            for m in range(3):
-                positions[i, m] = spot[m]
+            if border[j] > border[i]:
+                border[i] = border[j]
+            positions[i, 0] = x
+            positions[i, 1] = y
+            positions[i, 2] = z
             for m in range(10):
                 quadric[i, m] += quadric[j, m]
 
@@ -399,7 +436,7 @@ def _collapse_edges(
                 for a in (corner_vertex[_turn(c)], corner_vertex[_turn(_turn(c))]):
                     if seen[a] != ticket:
                         seen[a] = ticket
-                        price = _best_spot(positions, quadric, border, i, a, q, spot)
+                        price = _best_spot(positions, quadric, border, i, a)[0]
                         size = _push(cost, ends, size, price, i, a, stamp[i], stamp[a])
                 c = after[c]
                 if c == first[i]:
