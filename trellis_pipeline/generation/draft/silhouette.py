@@ -1,0 +1,177 @@
+"""The crop's outline on a coarse grid: what a draft is made from.
+
+Alpha channels come with hair-thin parts, specks and pinholes. Parts thinner than a grid cell are widened to
+one so that legs and handles stay attached; specks that would float and pinholes that nobody sees are dropped.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trellis_pipeline.errors import GenerationError
+
+Float32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+UInt8 = npt.NDArray[np.uint8]
+
+MAX_CROP_PX = 4096
+MIN_CROP_PX = 8
+BORDER = 2  # empty cells around the crop, so that every outline closes
+LEAST_CELLS = 24  # a smaller object has no shape
+LEAST_SHARE = 0.004  # of the object: smaller pieces are specks
+MOST_PIECES = 24
+PINHOLE_CELLS = 6
+FLAT_RUN_CELLS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Silhouette:
+    """coverage: (n + 4, n + 4) float32, share of each cell that the object covers; the outline is at 0.5.
+
+    The crop's n x n cells stand inside a border of two empty ones. inside: coverage >= 0.5. symmetry: 0..1,
+    overlap of the outline with its mirror image about its best vertical axis. pieces, holes: what was kept.
+    """
+
+    coverage: Float32
+    inside: Bool
+    symmetry: float
+    pieces: int
+    holes: int
+
+    @property
+    def cells(self) -> int:
+        """Cells along the crop's side, without the border."""
+        return int(self.coverage.shape[0]) - 2 * BORDER
+
+
+def decode_crop(png: bytes) -> UInt8:
+    """The crop as (S, S, 4) uint8, straight alpha. GenerationError if it is not a square RGBA PNG."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+                width, height = image.size
+                if width != height:
+                    raise GenerationError(f"the crop is {width} x {height} px; a draft needs a square one")
+                if not MIN_CROP_PX <= width <= MAX_CROP_PX:
+                    raise GenerationError(
+                        f"the crop is {width} px wide; a draft needs {MIN_CROP_PX} to {MAX_CROP_PX} px"
+                    )
+                if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+                    raise GenerationError(
+                        "the crop has no alpha channel, so there is no outline to build from"
+                    )
+                return np.asarray(image.convert("RGBA"))
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombWarning,
+    ) as broken:
+        raise GenerationError(f"the crop is not a readable PNG: {broken}") from broken
+
+
+def trace(alpha: UInt8, cells: int, *, simple: bool = False) -> Silhouette:
+    """The outline of `alpha` on a grid of cells x cells.
+
+    alpha: (S, S) uint8. simple: keep the largest piece only and fill every hole, for face budgets that
+    leave no room for more. Raises GenerationError when nothing solid is left.
+    """
+    import cv2
+    from scipy import ndimage
+
+    size = alpha.shape[0]
+    solid = alpha.copy()
+    if size > cells:
+        width = 2 * round(0.5 * size / cells) + 1
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+        thin = cv2.subtract(alpha, cv2.morphologyEx(alpha, cv2.MORPH_OPEN, kernel))
+        reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * (width // 4) + 1, 2 * (width // 4) + 1))
+        solid = np.maximum(solid, cv2.dilate(thin, reach))
+    small = cv2.resize(
+        solid, (cells, cells), interpolation=cv2.INTER_AREA if size > cells else cv2.INTER_LINEAR
+    )
+    coverage = np.pad(small.astype(np.float32) / 255.0, BORDER)
+
+    labels, count = ndimage.label(coverage >= 0.5)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    areas[0] = 0
+    order = np.argsort(-areas, kind="stable")[: 1 if simple else MOST_PIECES]
+    kept = [int(k) for k in order if areas[k] >= max(LEAST_CELLS, LEAST_SHARE * areas.sum())]
+    if not kept:
+        raise GenerationError(
+            "the crop has no solid object in it: its largest piece covers "
+            f"{areas.max() / cells**2:.2%} of the image. Check the matte"
+        )
+    coverage[(labels > 0) & ~np.isin(labels, kept)] = 0.0
+    # Cells that the outline crosses keep their share only next to a piece that was kept.
+    near = ndimage.binary_dilation(np.isin(labels, kept), np.ones((3, 3)))
+    coverage[~near] = 0.0
+
+    gaps, gap_count = ndimage.label(coverage < 0.5, np.ones((3, 3)))
+    gap_areas = np.bincount(gaps.ravel(), minlength=gap_count + 1)
+    outside = int(gaps[0, 0])
+    filled = [
+        k for k in range(1, gap_count + 1) if k != outside and (simple or gap_areas[k] <= PINHOLE_CELLS)
+    ]
+    coverage[np.isin(gaps, filled)] = 1.0
+    inside = coverage >= 0.5
+    return Silhouette(
+        coverage=coverage,
+        inside=inside,
+        symmetry=mirror_overlap(inside),
+        pieces=len(kept),
+        holes=gap_count - 1 - len(filled),
+    )
+
+
+def mirror_overlap(inside: Bool) -> float:
+    """Intersection over union of the mask with its mirror image about the best vertical axis, 0..1."""
+    columns = np.flatnonzero(inside.any(axis=0))
+    box = inside[:, columns[0] : columns[-1] + 1]
+    reach = max(1, box.shape[1] // 12)
+    padded = np.pad(box, ((0, 0), (reach, reach)))
+    mirrored = padded[:, ::-1]
+    best = 0.0
+    for shift in range(-reach, reach + 1):
+        moved = np.roll(mirrored, shift, axis=1)
+        union = np.count_nonzero(padded | moved)
+        best = max(best, np.count_nonzero(padded & moved) / union)
+    return best
+
+
+def flat_ends(silhouette: Silhouette, *, tops: bool) -> Bool:
+    """Where the outline is cut straight: the foot an object stands on and, if `tops`, a level top.
+
+    Returns (H, W) bool on the grid of `coverage`: true on outside cells right under a foot (or above a top).
+    A foot is part of the lowest 0.7 % of the object's height, at least three cells wide; a level top must
+    also be most of the object's width there, or every leaf tip would become a plateau.
+    """
+    inside = silhouette.inside
+    rows = np.flatnonzero(inside.any(axis=1))
+    tolerance = max(1, round(0.007 * (rows[-1] - rows[0] + 1)))
+    flat = np.zeros_like(inside)
+    for y in range(rows[-1] - tolerance, rows[-1] + 1):
+        flat[y + 1] |= _long_runs(inside[y] & ~inside[y + 1], FLAT_RUN_CELLS)
+    if tops:
+        width = int(inside[rows[0] + tolerance].sum())
+        for y in range(rows[0], rows[0] + tolerance + 1):
+            flat[y - 1] |= _long_runs(inside[y] & ~inside[y - 1], max(FLAT_RUN_CELLS, width // 3))
+    return flat & ~inside
+
+
+def _long_runs(row: Bool, least: int) -> Bool:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], row.astype(np.int8), [0]))))
+    keep = np.zeros_like(row)
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        if stop - start >= least:
+            keep[start:stop] = True
+    return keep
