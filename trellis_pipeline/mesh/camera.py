@@ -88,21 +88,40 @@ def three_quarter(
     *,
     fov_deg: float = 26.0,
     margin: float = 0.08,
-    distance: float | None = None,
 ) -> Camera:
-    """A perspective view from any side, far enough away that `box` fits a square picture.
+    """A perspective view from any side, as close as `box` fits a square picture.
 
     azimuth_deg: 0 is the front, 90 the viewer's right (+X), 180 the back. elevation_deg: -89 to 89.
     fov_deg: vertical field of view. A long lens (20 to 30) is what product photographs are taken with.
-    margin: free share of the frame on each side. distance: metres from the eye to the box's centre; without it
-    the closest that fits (`fitting_distance`).
+    margin: free share of the frame on each side.
     """
-    if distance is None:
-        distance = fitting_distance(box, azimuth_deg, elevation_deg, fov_deg=fov_deg, margin=margin)
+    _, corners = _centre_and_corners(box)
+    return frame_points(corners, azimuth_deg, elevation_deg, fov_deg=fov_deg, margin=margin)
+
+
+def frame_points(
+    points: npt.ArrayLike,
+    azimuth_deg: float,
+    elevation_deg: float,
+    *,
+    fov_deg: float = 26.0,
+    margin: float = 0.08,
+    at_least: float = 0.0,
+) -> Camera:
+    """Like `three_quarter`, but framing the (N, 3) points themselves: tighter, and exactly centred.
+
+    at_least: no closer than this (metres), so that several views of one product share a scale; see
+    `fitting_distance`.
+    """
+    box = box_of(points)
     centre, corners = _centre_and_corners(box)
-    view = _view(centre, azimuth_deg, elevation_deg, distance)
-    radius = float(np.linalg.norm(corners[0] - centre)) or 1e-9
-    near, far = max(distance - 1.5 * radius, 0.02 * distance), distance + 1.5 * radius
+    level = _view(centre, azimuth_deg, elevation_deg, 0.0)
+    shift, distance = _fit(_apply(level, np.asarray(points, dtype=np.float64)), fov_deg, margin)
+    distance = max(distance, at_least)
+    target = centre + shift[0] * level[0, :3] + shift[1] * level[1, :3]
+    view = _view(target, azimuth_deg, elevation_deg, distance)
+    reach = 1.5 * (float(np.linalg.norm(corners[0] - centre)) or 1e-9)
+    near, far = max(distance - reach, 0.02 * distance), distance + reach
     focal = 1.0 / math.tan(math.radians(fov_deg) / 2.0)
     projection = np.array(
         [
@@ -116,17 +135,29 @@ def three_quarter(
 
 
 def fitting_distance(
-    box: Box, azimuth_deg: float, elevation_deg: float, *, fov_deg: float = 26.0, margin: float = 0.08
+    points: npt.ArrayLike,
+    azimuth_deg: float,
+    elevation_deg: float,
+    *,
+    fov_deg: float = 26.0,
+    margin: float = 0.08,
 ) -> float:
-    """The shortest distance (metres) from the box's centre at which every corner is inside the frame.
+    """The distance (metres, from the eye to the plane through the box's centre) at which all points just fit."""
+    centre, _ = _centre_and_corners(box_of(points))
+    level = _view(centre, azimuth_deg, elevation_deg, 0.0)
+    return _fit(_apply(level, np.asarray(points, dtype=np.float64)), fov_deg, margin)[1]
 
-    Several views of one product are drawn to one scale by taking the largest of their distances.
+
+def _fit(seen: Float64, fov_deg: float, margin: float) -> tuple[Float64, float]:
+    """Sideways and upward shift of the eye, and its distance, for which points in view space just fit.
+
+    A point is inside to the right if x - shift <= t (distance - z), and likewise on the other sides, so the
+    best shift and distance follow from the extremes of t z + x and t z - x.
     """
-    centre, corners = _centre_and_corners(box)
-    seen = _apply(_view(centre, azimuth_deg, elevation_deg, 0.0), corners)
     tangent = math.tan(math.radians(fov_deg) / 2.0) * (1.0 - 2.0 * margin)
-    across = np.maximum(np.abs(seen[:, 0]), np.abs(seen[:, 1]))
-    return max(float(np.max(seen[:, 2] + across / tangent)), 1e-6)
+    forward = tangent * seen[:, 2:]
+    high, low = (forward + seen[:, :2]).max(axis=0), (forward - seen[:, :2]).max(axis=0)
+    return (high - low) / 2.0, max(float((high + low).max()) / (2.0 * tangent), 1e-6)
 
 
 def _centre_and_corners(box: Box) -> tuple[Float64, Float64]:

@@ -9,6 +9,7 @@ triangle are drawn: a hole would hide what a reviewer has to see.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh import shading, studio
-from trellis_pipeline.mesh.camera import Box, Camera, Float64, fitting_distance, three_quarter
+from trellis_pipeline.mesh.camera import Camera, Float64, fitting_distance, frame_points
 from trellis_pipeline.mesh.raster import nearest, to_screen
 from trellis_pipeline.mesh.scene import Scene, read_scene
 from trellis_pipeline.mesh.texels import linear_to_srgb, srgb_to_linear
@@ -37,7 +38,9 @@ VIEWS: dict[str, tuple[float, float]] = {
 SAMPLES = 4
 """Samples per pixel and axis for edges."""
 _SHADOW_PX = 160
+_FLOOR_CELLS = 112
 _LAYERS = 4
+_SRGB_STEPS = 16383
 _MAX_PX = 4096
 
 
@@ -89,10 +92,11 @@ def render_views(
         raise MeshError(f"a preview of {px} px is outside of 16 to {_MAX_PX}")
     scene = read_scene(glb, texture_px=4 * px)
     light = _light(scene)
-    distance = max((fitting_distance(scene.box, *VIEWS[view]) for view in views), default=0.0)
+    hull = scene.positions[scene.used]
+    nearest_eye = max((fitting_distance(hull, *VIEWS[view]) for view in views), default=0.0)
     pictures = []
     for view in views:
-        camera = three_quarter(scene.box, *VIEWS[view], distance=distance)
+        camera = frame_points(hull, *VIEWS[view], at_least=nearest_eye)
         picture = _draw(scene, light, camera, math.radians(VIEWS[view][0]), px)
         pictures.append(_finished(picture, background))
     return pictures
@@ -166,7 +170,7 @@ def _draw(scene: Scene, light: _Light, camera: Camera, azimuth: float, px: int) 
 
 
 def _over(front: Float32, back: Float32) -> Float32:
-    return front + back * (1.0 - front[..., 3:])
+    return np.asarray(front + back * (1.0 - front[..., 3:]), dtype=np.float32)
 
 
 def _shadow(scene: Scene, light: _Light, weights: Float64, camera: Camera, px: int) -> Float32:
@@ -174,48 +178,33 @@ def _shadow(scene: Scene, light: _Light, weights: Float64, camera: Camera, px: i
     import cv2
 
     low, high = np.array(scene.box[0]), np.array(scene.box[1])
-    radius = max(float(np.linalg.norm(high - low)) / 2.0, 1e-9)
-    centre = (low + high) / 2.0
-    half, cells = 1.7 * radius, 144
-    ticks = ((np.arange(cells) + 0.5) / cells * 2.0 - 1.0) * half
-    where = np.empty((cells * cells, 3))
-    where[:, 0] = np.tile(centre[0] + ticks, cells)
-    where[:, 1] = low[1]
-    where[:, 2] = np.repeat(centre[2] + ticks, cells)
-    reaching = np.empty(len(where), np.float32)
-    shading.floor_light(where, light.directions, weights, light.frame, light.depth, reaching)
-    dark = 1.0 - reaching.reshape(cells, cells)
-    dark = cv2.GaussianBlur(dark, (0, 0), 1.6, borderType=cv2.BORDER_REPLICATE)
-    distance = np.hypot(*np.meshgrid(ticks, ticks)) / half
-    dark *= np.clip((1.0 - distance) / 0.25, 0.0, 1.0)
+    half = 1.7 * max(float(np.linalg.norm(high - low)) / 2.0, 1e-9)
+    left, back = (low[0] + high[0]) / 2.0 - half, (low[2] + high[2]) / 2.0 - half
+    cell = 2.0 * half / _FLOOR_CELLS
+    ticks = (np.arange(_FLOOR_CELLS) + 0.5) * cell
+    where = np.empty((_FLOOR_CELLS, _FLOOR_CELLS, 3))
+    where[..., 0], where[..., 1], where[..., 2] = left + ticks, low[1], (back + ticks)[:, None]
+    reaching = np.empty(_FLOOR_CELLS**2, np.float32)
+    shading.floor_light(where.reshape(-1, 3), light.directions, weights, light.frame, light.depth, reaching)
+    dark = (1.0 - reaching).reshape(_FLOOR_CELLS, _FLOOR_CELLS)
+    # Every direction casts a faint shadow of its own; what only one or two of them miss is left out. The
+    # second, sharper term is the dark line where object and floor meet.
+    far, contact = (
+        cv2.GaussianBlur(dark, (0, 0), cells, borderType=cv2.BORDER_REPLICATE) for cells in (2.2, 0.9)
+    )
+    dark = 0.55 * np.maximum(far - 0.05, 0.0) + 0.35 * contact**3
+    dark *= np.clip((1.0 - np.hypot(*np.meshgrid(ticks - half, ticks - half)) / half) / 0.25, 0.0, 1.0)
 
-    inverse = np.linalg.inv(camera.projection @ camera.view)
-    steps = (np.arange(px) + 0.5) / px * 2.0 - 1.0
-    x, y = np.meshgrid(steps, -steps)
-    near = _unprojected(inverse, x, y, -1.0)
-    far = _unprojected(inverse, x, y, 1.0)
-    fall = far[..., 1] - near[..., 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        along = (low[1] - near[..., 1]) / fall
-        hit = near + (far - near) * along[..., None]
-    seen = (fall < 0.0) & np.isfinite(along)
-    column = np.where(seen, (hit[..., 0] - centre[0] + half) / (2.0 * half) * cells - 0.5, -9.0)
-    row = np.where(seen, (hit[..., 2] - centre[2] + half) / (2.0 * half) * cells - 0.5, -9.0)
+    # The floor is a plane, so map and picture differ by a homography: (column, row, 1) of the map to clip x, y, w.
+    across = np.array([[cell, 0.0, left + 0.5 * cell], [0.0, 0.0, low[1]], [0.0, cell, back + 0.5 * cell]])
+    plane = np.vstack([across, [0.0, 0.0, 1.0]])
+    clip = (camera.projection @ camera.view @ plane)[[0, 1, 3]]
+    to_px = np.array([[px / 2.0, 0.0, (px - 1) / 2.0], [0.0, -px / 2.0, (px - 1) / 2.0], [0.0, 0.0, 1.0]])
     picture = np.zeros((px, px, 4), np.float32)
-    picture[..., 3] = 0.62 * cv2.remap(
-        dark.astype(np.float32),
-        np.clip(column, -9.0, cells + 9.0).astype(np.float32),
-        np.clip(row, -9.0, cells + 9.0).astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=0.0,
+    picture[..., 3] = cv2.warpPerspective(
+        dark.astype(np.float32), to_px @ clip, (px, px), flags=cv2.INTER_LINEAR, borderValue=0.0
     )
     return picture
-
-
-def _unprojected(inverse: Float64, x: Float64, y: Float64, z: float) -> Float64:
-    points = np.stack([x, y, np.full_like(x, z), np.ones_like(x)], axis=-1) @ inverse.T
-    return np.asarray(points[..., :3] / points[..., 3:])
 
 
 def _finished(picture: Float32, background: tuple[int, int, int] | None) -> UInt8:
@@ -229,8 +218,14 @@ def _finished(picture: Float32, background: tuple[int, int, int] | None) -> UInt
     else:
         color = picture[..., :3] / np.maximum(alpha, 1e-6)
         out[..., 3:] = np.rint(alpha * 255.0)
-    out[..., :3] = np.rint(linear_to_srgb(color) * 255.0)
+    out[..., :3] = _srgb_bytes()[np.rint(np.clip(color, 0.0, 1.0) * _SRGB_STEPS).astype(np.uint16)]
     return out
 
 
-__all__ = ["VIEWS", "Box", "png_bytes", "preview_png", "render_preview", "render_views"]
+@functools.cache
+def _srgb_bytes() -> UInt8:
+    """Linear light in steps of 1 / `_SRGB_STEPS` to an sRGB byte; fine enough for the steep dark end."""
+    return np.rint(linear_to_srgb(np.arange(_SRGB_STEPS + 1) / _SRGB_STEPS) * 255.0).astype(np.uint8)
+
+
+__all__ = ["VIEWS", "png_bytes", "preview_png", "render_preview", "render_views"]

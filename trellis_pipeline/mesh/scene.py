@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +32,7 @@ class Scene:
 
     faces: (T, 3) int32, those of opaque materials first: `opaque` of them. casters: those that throw shadows.
     face_material: (T,) int32 rows of `materials` (numbers) and `slots` (textures), see `shading`.
+    used: (V,) the vertices that a triangle uses. box: their bounding box, metres.
     """
 
     positions: Float32
@@ -47,6 +46,7 @@ class Scene:
     materials: Float64
     slots: npt.NDArray[np.int64]
     textures: TextureSet
+    used: npt.NDArray[np.bool_]
     box: Box
 
 
@@ -73,7 +73,8 @@ def read_scene(glb: bytes, *, texture_px: int) -> Scene:
         np.array([rows[n] for n in order], np.int32), [len(primitives[n].triangles) for n in order]
     )
     modes = materials[face_material, shading.ALPHA_MODE]
-    used = np.unique(faces)
+    used = np.zeros(offsets[-1], np.bool_)
+    used[faces.ravel()] = True
     positions = np.concatenate([p.positions for p in primitives])
     box = box_of(positions[used])
     return Scene(
@@ -88,6 +89,7 @@ def read_scene(glb: bytes, *, texture_px: int) -> Scene:
         materials=materials,
         slots=slots,
         textures=textures,
+        used=used,
         box=box,
     )
 
@@ -114,7 +116,7 @@ def _materials(container: GlbContainer, texture_px: int) -> tuple[Float64, npt.N
     known: dict[tuple[int, bool], int] = {}
     textures: list[Texture] = []
 
-    def slot(owner: Mapping[str, Any], key: str, where: str, *, srgb: bool) -> int:
+    def slot(owner: Json, key: str, where: str, *, srgb: bool) -> int:
         info = child(owner, key, where)
         if info is None:
             return -1

@@ -146,15 +146,16 @@ def _surface(
     v_down = (gy0 * uvs[i, 1] + gy1 * uvs[j, 1] + gy2 * uvs[k, 1]) * step
 
     m = face_material[face]
-    texel = np.empty(4)
-    red = materials[m, 0] * (f0 * colors[i, 0] + f1 * colors[j, 0] + f2 * colors[k, 0])
-    green = materials[m, 1] * (f0 * colors[i, 1] + f1 * colors[j, 1] + f2 * colors[k, 1])
-    blue = materials[m, 2] * (f0 * colors[i, 2] + f1 * colors[j, 2] + f2 * colors[k, 2])
-    alpha = materials[m, 3] * (f0 * colors[i, 3] + f1 * colors[j, 3] + f2 * colors[k, 3])
-    t = slots[m, BASE_TEXTURE]
-    if t >= 0:
-        sample(texels, levels[t], info[t], decode, u, v, u_right, v_right, u_down, v_down, texel)
-        red, green, blue, alpha = red * texel[0], green * texel[1], blue * texel[2], alpha * texel[3]
+    texel = np.ones((5, 4))
+    for slot in range(5):
+        t = slots[m, slot]
+        if t >= 0:
+            sample(texels, levels[t], info[t], decode, u, v, u_right, v_right, u_down, v_down, texel[slot])
+    base = texel[BASE_TEXTURE]
+    red = materials[m, 0] * base[0] * (f0 * colors[i, 0] + f1 * colors[j, 0] + f2 * colors[k, 0])
+    green = materials[m, 1] * base[1] * (f0 * colors[i, 1] + f1 * colors[j, 1] + f2 * colors[k, 1])
+    blue = materials[m, 2] * base[2] * (f0 * colors[i, 2] + f1 * colors[j, 2] + f2 * colors[k, 2])
+    alpha = materials[m, 3] * base[3] * (f0 * colors[i, 3] + f1 * colors[j, 3] + f2 * colors[k, 3])
     mode = materials[m, ALPHA_MODE]
     if mode == OPAQUE:
         alpha = 1.0
@@ -163,25 +164,18 @@ def _surface(
     if alpha <= 0.0:
         out[:] = 0.0
         return
-    glow_r, glow_g, glow_b = materials[m, EMISSIVE], materials[m, EMISSIVE + 1], materials[m, EMISSIVE + 2]
-    t = slots[m, EMISSIVE_TEXTURE]
-    if t >= 0:
-        sample(texels, levels[t], info[t], decode, u, v, u_right, v_right, u_down, v_down, texel)
-        glow_r, glow_g, glow_b = glow_r * texel[0], glow_g * texel[1], glow_b * texel[2]
     if materials[m, UNLIT] > 0.0:
         out[0], out[1], out[2], out[3] = red * alpha, green * alpha, blue * alpha, alpha
         return
-    metallic, roughness = materials[m, METALLIC], materials[m, ROUGHNESS]
-    t = slots[m, METALLIC_TEXTURE]
-    if t >= 0:
-        sample(texels, levels[t], info[t], decode, u, v, u_right, v_right, u_down, v_down, texel)
-        roughness, metallic = roughness * texel[1], metallic * texel[2]
-    occlusion = 1.0
-    t = slots[m, OCCLUSION_TEXTURE]
-    if t >= 0:
-        sample(texels, levels[t], info[t], decode, u, v, u_right, v_right, u_down, v_down, texel)
-        occlusion = 1.0 + materials[m, OCCLUSION] * (texel[0] - 1.0)
-    roughness = min(max(roughness, 0.04), 1.0)
+    glow = texel[EMISSIVE_TEXTURE]
+    glow_r, glow_g, glow_b = (
+        glow[0] * materials[m, EMISSIVE],
+        glow[1] * materials[m, EMISSIVE + 1],
+        glow[2] * materials[m, EMISSIVE + 2],
+    )
+    roughness = min(max(materials[m, ROUGHNESS] * texel[METALLIC_TEXTURE, 1], 0.04), 1.0)
+    metallic = materials[m, METALLIC] * texel[METALLIC_TEXTURE, 2]
+    occlusion = 1.0 + materials[m, OCCLUSION] * (texel[OCCLUSION_TEXTURE, 0] - 1.0)
 
     # Geometric normal, turned to the eye; the shading normal follows it, so both sides are lit.
     p1x, p1y, p1z = (
@@ -206,8 +200,7 @@ def _surface(
         nx, ny, nz = gx, gy, gz
     if nx * gx + ny * gy + nz * gz < 0.0:
         nx, ny, nz = -nx, -ny, -nz
-    t = slots[m, NORMAL_TEXTURE]
-    if t >= 0:
+    if slots[m, NORMAL_TEXTURE] >= 0:
         du1, dv1 = uvs[j, 0] - uvs[i, 0], uvs[j, 1] - uvs[i, 1]
         du2, dv2 = uvs[k, 0] - uvs[i, 0], uvs[k, 1] - uvs[i, 1]
         area = du1 * dv2 - du2 * dv1
@@ -228,10 +221,9 @@ def _surface(
             )
             along = bx * nx + by * ny + bz * nz
             bx, by, bz = _unit(bx - along * nx, by - along * ny, bz - along * nz)
-            sample(texels, levels[t], info[t], decode, u, v, u_right, v_right, u_down, v_down, texel)
-            mx = (2.0 * texel[0] - 1.0) * materials[m, NORMAL_SCALE]
-            my = (2.0 * texel[1] - 1.0) * materials[m, NORMAL_SCALE]
-            mz = max(2.0 * texel[2] - 1.0, 0.05)
+            mx = (2.0 * texel[NORMAL_TEXTURE, 0] - 1.0) * materials[m, NORMAL_SCALE]
+            my = (2.0 * texel[NORMAL_TEXTURE, 1] - 1.0) * materials[m, NORMAL_SCALE]
+            mz = max(2.0 * texel[NORMAL_TEXTURE, 2] - 1.0, 0.05)
             nx, ny, nz = _unit(
                 nx * mz + tx * mx + bx * my, ny * mz + ty * mx + by * my, nz * mz + tz * mx + bz * my
             )
@@ -299,16 +291,12 @@ def _unshadowed(
     away -= (2.0 / size) * (1.0 + 1.6 * min(math.sqrt(1.0 - cosine * cosine) / max(cosine, 0.1), 4.0))
     left, top = int(column), int(row)
     fx, fy = column - left, row - top
-    lit = 0.0
-    if away <= depth[top, left]:
-        lit += (1.0 - fx) * (1.0 - fy)
-    if away <= depth[top, left + 1]:
-        lit += fx * (1.0 - fy)
-    if away <= depth[top + 1, left]:
-        lit += (1.0 - fx) * fy
-    if away <= depth[top + 1, left + 1]:
-        lit += fx * fy
-    return lit
+    # Light fades out over a texel's depth instead of stopping: no steps where a shadow begins to curve away.
+    fade = 0.5 * size
+    lit = (1.0 - fx) * (1.0 - fy) * min(max(1.0 - (away - depth[top, left]) * fade, 0.0), 1.0)
+    lit += fx * (1.0 - fy) * min(max(1.0 - (away - depth[top, left + 1]) * fade, 0.0), 1.0)
+    lit += (1.0 - fx) * fy * min(max(1.0 - (away - depth[top + 1, left]) * fade, 0.0), 1.0)
+    return lit + fx * fy * min(max(1.0 - (away - depth[top + 1, left + 1]) * fade, 0.0), 1.0)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -12,7 +12,6 @@ import math
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from trellis_pipeline.mesh.camera import Float64
 
@@ -29,7 +28,7 @@ SKY, HORIZON, FLOOR = 0.62, 0.50, 0.40
 
 FACING_CAMERA = (0.0, 0.25, 0.97)
 """A white matt surface turned this way comes out at `WHITE`."""
-WHITE = 1.02
+WHITE = 0.96
 
 
 def softboxes() -> Float64:
@@ -104,22 +103,17 @@ def _inside(position: float, half: float, edge: float) -> float:
     return 0.5 * (a / math.sqrt(1.0 + a * a) - b / math.sqrt(1.0 + b * b))
 
 
-def neutral_tone(rgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Khronos PBR Neutral tone mapping of (..., 3) linear light to 0..1, in numpy, for tests and swatches."""
-    flat = rgb.reshape(-1, 3)
-    return np.array([neutral(float(r), float(g), float(b)) for r, g, b in flat]).reshape(rgb.shape)
-
-
 @numba.njit(cache=True, nogil=True)
 def neutral(r: float, g: float, b: float) -> tuple[float, float, float]:
-    """Khronos PBR Neutral: base colours below 0.8 come out as they are, highlights roll off without a hue shift.
+    """Tone mapping: base colours below 0.8 keep hue and value, highlights roll off towards white.
 
-    Formula and constants: Khronos, "PBR Neutral Tone Mapper", 2024 specification.
+    Formula and constants: Khronos, "PBR Neutral Tone Mapper", 2024 specification, with half of its toe. The
+    toe takes away the reflection of a black surface; all of it would cost black products their shape.
     """
     smallest = min(r, g, b)
-    offset = smallest - 6.25 * smallest * smallest if smallest < 0.08 else 0.04
+    offset = 0.5 * (smallest - 6.25 * smallest * smallest) if smallest < 0.08 else 0.02
     r, g, b = r - offset, g - offset, b - offset
-    start = 0.8 - 0.04
+    start = 0.8 - 0.02
     peak = max(r, g, b)
     if peak < start:
         return r, g, b
