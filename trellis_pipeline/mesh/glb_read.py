@@ -54,11 +54,15 @@ class GlbHead:
 
 @dataclass(frozen=True, slots=True)
 class GlbContainer:
-    """A GLB taken apart: its JSON, its binary chunk (a view, no copy; empty if none) and its size."""
+    """A GLB taken apart: its JSON, its binary chunk (a view, no copy; empty if none), its size.
+
+    binary_offset: where in the file the binary chunk's data begins.
+    """
 
     document: dict[str, Any]
     binary: memoryview
     file_bytes: int
+    binary_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ def parse_glb(data: bytes | memoryview | mmap.mmap) -> GlbContainer:
     view = memoryview(data).cast("B")
     head = parse_head(lambda offset, length: view[offset : offset + length], len(view))
     start = head.binary_offset
-    return GlbContainer(head.document, view[start : start + head.binary_bytes], head.file_bytes)
+    return GlbContainer(head.document, view[start : start + head.binary_bytes], head.file_bytes, start)
 
 
 def read_primitives(container: GlbContainer) -> tuple[Primitive, ...]:

@@ -116,7 +116,7 @@ def _watertight(record: QualityRecord, profile: Profile) -> CheckResult:
 def _valid(record: QualityRecord, profile: Profile) -> CheckResult:
     message = "follows the glTF 2.0 rules that are checked"
     if not record.valid_gltf:
-        broken = [finding.message for finding in record.findings if finding.code.startswith("gltf.")]
+        broken = [finding.message for finding in record.errors if finding.code.startswith("gltf.")]
         message = f"breaks glTF 2.0: {broken[0] if broken else 'see the findings'}"
         if len(broken) > 1:
             message += f" (and {len(broken) - 1} more)"
