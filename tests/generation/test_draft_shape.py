@@ -213,8 +213,6 @@ def test_a_photo_without_transparency_is_refused_because_it_has_no_outline():
 MASKS = hnp.arrays(
     np.uint8, st.integers(2, 24).map(lambda n: (n, n)), elements=st.sampled_from([0, 130, 255])
 )
-    np.uint8, st.integers(2, 24).map(lambda n: (n, n)), elements=st.sampled_from([0, 130, 255])
-)
 
 
 @given(blocks=MASKS, scale=st.integers(1, 9), seed=st.integers(0, 99), simple=st.booleans())
