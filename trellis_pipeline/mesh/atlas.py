@@ -6,6 +6,8 @@ graphics hardware, so a texel on a shared edge belongs to exactly one triangle, 
 triangles claim is a real overlap of the layout.
 """
 
+# ruff: noqa: PLR0917  kernels take their arrays one by one
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -63,7 +65,8 @@ def rasterize_atlas(uvs: Float32, triangles: Int32, px: int) -> AtlasRaster:
     overlapping = np.zeros(len(triangles), np.bool_)
     corners = np.ascontiguousarray(triangles, dtype=np.int32)
     overlap = int(_raster_centres(snapped, corners, triangle_id, barycentrics, overlapping))
-    _raster_rims(snapped, corners, triangle_id, barycentrics)
+    nearest = np.where(triangle_id >= 0, np.float32(-1), np.float32(REACH * REACH))
+    _raster_rims(snapped / SUBTEXEL, corners, nearest, triangle_id, barycentrics)
     return AtlasRaster(triangle_id, barycentrics, overlap, overlapping)
 
 
@@ -75,12 +78,15 @@ def texel_values(
     Returns the flat indices (N,) int64 of the covered texels, row by row, and (N, C) float32.
     """
     flat = np.flatnonzero(raster.triangle_id >= 0)
-    corners = triangles[raster.triangle_id.reshape(-1)[flat]]
-    weights = raster.barycentrics.reshape(-1, 2)[flat]
-    first, second = weights[:, :1], weights[:, 1:]
-    result = values[corners[:, 0]] * first
-    result += values[corners[:, 1]] * second
-    result += values[corners[:, 2]] * (1 - first - second)
+    result = np.empty((len(flat), values.shape[1]), np.float32)
+    _interpolate(
+        flat,
+        raster.triangle_id.reshape(-1),
+        raster.barycentrics.reshape(-1, 2),
+        np.ascontiguousarray(triangles, dtype=np.int32),
+        np.ascontiguousarray(values, dtype=np.float32),
+        result,
+    )
     return flat, result
 
 
@@ -125,7 +131,7 @@ def _raster_centres(
     barycentrics: Float32,
     overlapping: npt.NDArray[np.bool_],
 ) -> int:
-    """Give each texel to the first triangle that contains its centre; returns how many a second one claims."""
+    """Give each texel to the first triangle that contains its centre; counts second claims."""
     px = triangle_id.shape[0]
     half = SUBTEXEL // 2
     overlap = 0
@@ -175,32 +181,59 @@ def _raster_centres(
 
 @nb.njit(cache=True)
 def _raster_rims(
-    snapped: npt.NDArray[np.int64], triangles: Int32, triangle_id: Int32, barycentrics: Float32
+    places: npt.NDArray[np.float64],
+    triangles: Int32,
+    nearest: Float32,
+    triangle_id: Int32,
+    barycentrics: Float32,
 ) -> None:
-    """Give empty texels within REACH of a triangle the nearest point on the nearest edge."""
+    """Give empty texels the nearest point on the nearest edge. places: (V, 2) in texels. nearest: (px, px)
+    squared distance to beat; negative where a texel is taken already.
+    """
     px = triangle_id.shape[0]
-    nearest = np.full((px, px), np.float32(REACH * REACH))
-    centre = triangle_id.copy()
     for t in range(triangles.shape[0]):
         x0 = y0 = 1e30
         x1 = y1 = -1e30
         for k in range(3):
-            x, y = snapped[triangles[t, k], 0] / SUBTEXEL, snapped[triangles[t, k], 1] / SUBTEXEL
+            x, y = places[triangles[t, k], 0], places[triangles[t, k], 1]
             x0, x1, y0, y1 = min(x0, x), max(x1, x), min(y0, y), max(y1, y)
         for row in range(max(0, int(y0 - 1.25)), min(px - 1, int(y1 + 0.25)) + 1):
             for column in range(max(0, int(x0 - 1.25)), min(px - 1, int(x1 + 0.25)) + 1):
-                if centre[row, column] >= 0:
+                if nearest[row, column] < 0:
                     continue
                 for k in range(3):
                     a, b = triangles[t, k], triangles[t, (k + 1) % 3]
-                    ax, ay = snapped[a, 0] / SUBTEXEL, snapped[a, 1] / SUBTEXEL
-                    ex, ey = snapped[b, 0] / SUBTEXEL - ax, snapped[b, 1] / SUBTEXEL - ay
+                    ax, ay = places[a, 0], places[a, 1]
+                    ex, ey = places[b, 0] - ax, places[b, 1] - ay
                     dx, dy = column + 0.5 - ax, row + 0.5 - ay
                     length2 = ex * ex + ey * ey
                     along = min(1.0, max(0.0, (dx * ex + dy * ey) / length2)) if length2 > 0 else 0.0
-                    gap2 = (dx - along * ex) ** 2 + (dy - along * ey) ** 2
+                    dx, dy = dx - along * ex, dy - along * ey
+                    gap2 = dx * dx + dy * dy
                     if gap2 < nearest[row, column]:
                         nearest[row, column] = gap2
                         triangle_id[row, column] = t
                         barycentrics[row, column, 0] = 1 - along if k == 0 else (along if k == 2 else 0.0)
                         barycentrics[row, column, 1] = 1 - along if k == 1 else (along if k == 0 else 0.0)
+
+
+@nb.njit(cache=True)
+def _interpolate(
+    flat: npt.NDArray[np.int64],
+    triangle_id: Int32,
+    barycentrics: Float32,
+    triangles: Int32,
+    values: Float32,
+    result: Float32,
+) -> None:
+    """Weighted corner values of the triangles under the texels `flat`."""
+    for n in range(flat.shape[0]):
+        t = triangle_id[flat[n]]
+        first, second = barycentrics[flat[n], 0], barycentrics[flat[n], 1]
+        third = np.float32(1) - first - second
+        for m in range(values.shape[1]):
+            result[n, m] = (
+                first * values[triangles[t, 0], m]
+                + second * values[triangles[t, 1], m]
+                + third * values[triangles[t, 2], m]
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
+import numpy.typing as npt
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.types import Int32, Mesh
@@ -93,20 +94,17 @@ def is_closed_manifold(triangles: Int32) -> bool:
     """
     if len(triangles) == 0:
         return False
-    return bool(_edges_pair_up(np.ascontiguousarray(triangles, dtype=np.int32), int(triangles.max()) + 1))
+    triangles = np.ascontiguousarray(triangles, dtype=np.int32)
+    start = np.zeros(int(triangles.max()) + 2, dtype=np.int64)  # of each vertex's bucket of outgoing edges
+    np.cumsum(np.bincount(triangles.reshape(-1)), out=start[1:])
+    return bool(_edges_pair_up(triangles, start, start[:-1].copy(), np.empty(triangles.size, np.int32)))
 
 
 @nb.njit(cache=True)
-def _edges_pair_up(triangles: Int32, vertex_count: int) -> bool:
-    """Bucket directed edges by their start; each (a, b) must be unique there and (b, a) exist."""
-    start = np.zeros(vertex_count + 1, np.int64)
-    for t in range(triangles.shape[0]):
-        for k in range(3):
-            start[triangles[t, k] + 1] += 1
-    for v in range(vertex_count):
-        start[v + 1] += start[v]
-    head = np.empty(start[vertex_count], np.int32)
-    filled = start[:-1].copy()
+def _edges_pair_up(
+    triangles: Int32, start: npt.NDArray[np.int64], filled: npt.NDArray[np.int64], head: Int32
+) -> bool:
+    """Put the ends of directed edges into buckets by their start: (a, b) must be new there, (b, a) exist."""
     for t in range(triangles.shape[0]):
         for k in range(3):
             a, b = triangles[t, k], triangles[t, (k + 1) % 3]
@@ -117,14 +115,10 @@ def _edges_pair_up(triangles: Int32, vertex_count: int) -> bool:
                     return False
             head[filled[a]] = b
             filled[a] += 1
-    for a in range(vertex_count):
-        for e in range(start[a], start[a + 1]):
-            b = head[e]
-            found = False
-            for f in range(start[b], start[b + 1]):
+    paired = 0
+    for a in range(filled.shape[0]):
+        for e in range(start[a], filled[a]):
+            for f in range(start[head[e]], filled[head[e]]):
                 if head[f] == a:
-                    found = True
-                    break
-            if not found:
-                return False
-    return True
+                    paired += 1
+    return bool(paired == head.shape[0])

@@ -4,7 +4,7 @@ General exporters decode and re-encode textures, leave out buffer view targets a
 whatever their version writes. Here the image bytes go in as they are, every optional field that a
 validator asks for is there, and the same mesh gives the same file, so that its hash can be its name.
 
-Layout: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html, §3 for the document, §4.4 for the container.
+Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html, §3 the document, §4.4 the container.
 """
 
 from __future__ import annotations

@@ -72,10 +72,8 @@ def _unwrap_well(
     job = uvunwrap.start([source], page_size=texture_px, padding=padding_px)
     try:
         atlas = job.result(timeout_seconds)
-    except TimeoutError:
+    except (TimeoutError, uvunwrap.UnwrapError):
         job.cancel()
-        return None
-    except uvunwrap.UnwrapError:
         return None
     if atlas.page_count != 1 or max(atlas.width, atlas.height) > texture_px:
         return None
