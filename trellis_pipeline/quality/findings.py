@@ -37,7 +37,7 @@ def header_findings(facts: HeaderFacts) -> Iterator[Finding]:
         yield Finding(
             "materials",
             "warning",
-            f"{facts.materials} materials; {RECOMMENDED_MATERIALS} at most are recommended: bake them into one",
+            f"{facts.materials} materials; {RECOMMENDED_MATERIALS} are recommended: bake them into one",
         )
     if facts.without_normals:
         yield Finding(
