@@ -114,16 +114,18 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
         raise SourceImageError(
             f"{name} cannot be opened: {getattr(error, 'strerror', None) or error}"
         ) from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise SourceImageError(f"{name} is not a regular file")
         if status.st_size > max_bytes:
             raise _too_large(name, max_bytes, status.st_size)
-        try:
+        with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read(max_bytes + 1)  # one more: the file may be growing
-        except OSError as error:
-            raise SourceImageError(f"{name} cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise SourceImageError(f"{name} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(handle)
     if len(data) > max_bytes:
         raise _too_large(name, max_bytes)
     return data
