@@ -218,10 +218,7 @@ def test_fewer_than_four_triangles_make_no_closed_surface():
 def test_any_spiky_ball_stays_a_closed_ball_within_budget(radius, budget):
     ball = trimesh.creation.icosphere(subdivisions=2)
     mesh = Mesh((ball.vertices * radius[:, None]).astype(np.float32), np.asarray(ball.faces, np.int32))
-    try:
-        result = simplify(mesh, budget)
-    except MeshError:
-        return  # spikes may leave no collapse that turns nothing over; then nothing comes back
+    result = simplify(mesh, budget)
     assert len(result.triangles) <= budget
     assert is_closed_manifold(result.triangles)
     assert euler(result) == 2
@@ -235,9 +232,10 @@ def test_whatever_voxels_touch_no_edge_gets_more_faces_than_it_had(solid, share)
     budget = max(4, int(share * len(mesh.triangles)))
     try:
         result = simplify(mesh, budget)
-    except MeshError:
+    except MeshError as refusal:
+        assert "without changing the topology" in str(refusal)  # noqa: PT017  many loose voxels, small budget
         return
-    assert len(result.triangles) <= max(budget, 0)
+    assert len(result.triangles) <= budget
     if len(result.triangles):
         counts = faces_per_edge(result)
         assert set(counts) <= {2, 4}

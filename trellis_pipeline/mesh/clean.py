@@ -6,9 +6,7 @@ without area has no normal and no place in an atlas.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
-import numpy.typing as npt
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.types import Int32, Mesh
@@ -94,31 +92,9 @@ def is_closed_manifold(triangles: Int32) -> bool:
     """
     if len(triangles) == 0:
         return False
-    triangles = np.ascontiguousarray(triangles, dtype=np.int32)
-    start = np.zeros(int(triangles.max()) + 2, dtype=np.int64)  # of each vertex's bucket of outgoing edges
-    np.cumsum(np.bincount(triangles.reshape(-1)), out=start[1:])
-    return bool(_edges_pair_up(triangles, start, start[:-1].copy(), np.empty(triangles.size, np.int32)))
-
-
-@nb.njit(cache=True)
-def _edges_pair_up(
-    triangles: Int32, start: npt.NDArray[np.int64], filled: npt.NDArray[np.int64], head: Int32
-) -> bool:
-    """Put the ends of directed edges into buckets by their start: (a, b) must be new there, (b, a) exist."""
-    for t in range(triangles.shape[0]):
-        for k in range(3):
-            a, b = triangles[t, k], triangles[t, (k + 1) % 3]
-            if a == b:
-                return False
-            for e in range(start[a], filled[a]):
-                if head[e] == b:
-                    return False
-            head[filled[a]] = b
-            filled[a] += 1
-    paired = 0
-    for a in range(filled.shape[0]):
-        for e in range(start[a], filled[a]):
-            for f in range(start[head[e]], filled[head[e]]):
-                if head[f] == a:
-                    paired += 1
-    return bool(paired == head.shape[0])
+    start = triangles.astype(np.int64)
+    end = np.roll(start, -1, axis=1)
+    span = int(triangles.max()) + 1
+    there = np.sort((start * span + end).reshape(-1))
+    back = np.sort((end * span + start).reshape(-1))
+    return bool((start != end).all() and (there[1:] != there[:-1]).all() and (there == back).all())

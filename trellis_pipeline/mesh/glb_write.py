@@ -40,7 +40,8 @@ def write_glb(
 
     name: of node and mesh. extras: JSON data for `asset.extras`; keys are sorted, so equal mappings give
     equal files. Images stand in the file as they were encoded; equal images are stored once. WebP images
-    have no PNG or JPEG fallback here, so `EXT_texture_webp` is then declared as required.
+    have no PNG or JPEG fallback here, so `EXT_texture_webp` is then declared as required. UVs are written
+    with or without a texture.
 
     Raises MeshError for empty, misshapen or non-finite arrays, indices out of range, normals not of unit
     length, UVs outside 0..1, images whose bytes contradict their mime type, extras that are not JSON, and
