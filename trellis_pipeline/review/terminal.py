@@ -1,0 +1,153 @@
+"""What a person sees in the terminal: the progress bar while products run, the table when they are done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from trellis_pipeline.costs.reports import CostLine
+
+_STATUS_STYLE = {"generated": "green", "cached": "cyan", "held": "yellow", "failed": "red"}
+_VERDICT_STYLE = {"pass": "green", "warn": "yellow", "fail": "red"}
+
+
+class Progress:
+    """A progress bar on stderr. Where nobody looks (a pipe, `--json`) it draws nothing."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=not enabled,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """What is going on before the number of products is known."""
+        self._task = self._bar.add_task(text, total=None)
+
+    def start(self, products: int) -> None:
+        """How many products there are to do."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task("products", total=products)
+
+    def event(self, event: Any) -> None:
+        """An event of the line; a finished product moves the bar."""
+        status = getattr(event, "status", None)
+        if status is None or self._task is None:
+            return
+        self._bar.advance(self._task)
+        self._bar.update(self._task, description=f"{event.item.product.sku[:28]} {status}")
+
+
+def print_run(summary: Any, dagster_home: Path) -> None:
+    """The table of a run, what went wrong by name, and where everything is."""
+    console = Console()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("product")
+    table.add_column("status")
+    for column in ("triangles", "texture px", "MB", "seconds", "cost USD"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for product in summary.products:
+        table.add_row(
+            escape(product.sku),
+            f"[{_STATUS_STYLE[product.status]}]{product.status}[/]",
+            _count(product.triangles),
+            _count(product.max_texture_px),
+            "" if product.file_bytes is None else f"{product.file_bytes / 1e6:.2f}",
+            f"{product.seconds:.1f}",
+            f"{product.cost_usd:.4f}",
+            f"[{_VERDICT_STYLE.get(product.verdict, 'dim')}]{product.verdict or '-'}[/]",
+        )
+    console.print(table)
+    _print_problems(console, summary)
+    totals = summary.totals
+    made, found = totals["generated"], totals["cached"]
+    line = f"{made} generated, {found} cached, {totals['held']} held, {totals['failed']} failed"
+    if not made and found == totals["products"] and found:
+        line = f"nothing to generate: all {found} products were there already"
+    console.print(f"\n{line}; ${totals['cost_usd']:.4f} in {totals['seconds']:.1f} s", highlight=False)
+    console.print(f"report   {summary.report}", highlight=False, soft_wrap=True)
+    folder = summary.report.rsplit("/", 1)[0]
+    console.print(f"models   {folder}/products/<sku>/model.glb", highlight=False, soft_wrap=True)
+    console.print(f"lineage  make ui (Dagster home: {dagster_home})", highlight=False, soft_wrap=True)
+
+
+def _print_problems(console: Console, summary: Any) -> None:
+    if summary.stopped:
+        console.print(f"\n[red]stopped:[/] {escape(summary.stopped)}", highlight=False)
+    for row in summary.bad_rows:
+        where = f"row {row.row}" + (f" ({row.sku})" if row.sku else "")
+        console.print(f"[red]bad row[/]  {escape(where)}: {escape(row.reason)}", highlight=False)
+    for product in summary.products:
+        if product.error:
+            style = _STATUS_STYLE[product.status]
+            stage = f" at {product.failed_stage}" if product.failed_stage else ""
+            console.print(
+                f"[{style}]{product.status}[/]  {escape(product.sku)}{stage}: {escape(product.error)}",
+                highlight=False,
+            )
+
+
+def print_costs(by: str, lines: Sequence[CostLine]) -> None:
+    """A cost report as a table."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(by)
+    for column in ("settled USD", "reserved USD", "generations", "seconds"):
+        table.add_column(column, justify="right")
+    for line in lines:
+        table.add_row(
+            escape(line.key),
+            f"{line.settled_usd:.4f}",
+            f"{line.reserved_usd:.4f}",
+            str(line.generations),
+            f"{line.seconds:.1f}",
+        )
+    total = sum((line.settled_usd for line in lines), start=Decimal(0))
+    Console().print(table)
+    Console().print(f"total settled: ${total:.4f}", highlight=False)
+
+
+def cost_document(by: str, lines: Sequence[CostLine]) -> str:
+    """A cost report as JSON; amounts are strings, because JSON numbers are not exact."""
+    rows = [
+        {
+            by: line.key,
+            "settled_usd": str(line.settled_usd),
+            "reserved_usd": str(line.reserved_usd),
+            "generations": line.generations,
+            "seconds": line.seconds,
+        }
+        for line in lines
+    ]
+    return json.dumps({"by": by, "lines": rows}, indent=1)
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
