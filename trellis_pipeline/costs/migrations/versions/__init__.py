@@ -1,0 +1,1 @@
+"""The steps of the ledger's schema, in order. A step that was released is never edited; add another."""
