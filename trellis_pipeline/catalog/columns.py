@@ -11,7 +11,9 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from trellis_pipeline.catalog.product import Scalar
@@ -57,6 +59,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
+@lru_cache(maxsize=1024)
 def closest_column(name: str) -> str | None:
     """The column somebody who wrote `name` may have meant, or None if nothing is close."""
 
@@ -68,6 +71,11 @@ def closest_column(name: str) -> str | None:
     targets |= {column.removesuffix("_m"): column for column in LENGTH_COLUMNS}
     matches = difflib.get_close_matches(squeeze(name[:64]), sorted(targets), n=1, cutoff=0.7)
     return targets[matches[0]] if matches else None
+
+
+def repeated_columns(header: Iterable[str]) -> list[str]:
+    """The known columns that `header` names more than once, sorted."""
+    return sorted(name for name, count in Counter(header).items() if count > 1 and name in COLUMNS)
 
 
 def is_blank(value: object) -> bool:
@@ -101,7 +109,7 @@ def parse_text(value: object) -> str:
         # A whole number that passed through a float column, as pandas makes where cells are empty.
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
     if abs(value) >= 2**64:
-        raise ValueError("is a number of more than 64 bits; write it as text")
+        raise ValueError("is a number of more than 64 bits (write it as text)")
     return str(value)
 
 
@@ -109,10 +117,10 @@ def parse_length_m(value: object) -> float:
     """A dimension in metres, within MIN_LENGTH_M..MAX_LENGTH_M. Raises ValueError with the reason."""
     metres = _parse_float(value)
     if metres <= 0:
-        raise ValueError(f"is {metres:g}; a length must be more than 0 m")
+        raise ValueError(f"is {metres:g}, but a length must be more than 0 m")
     if not MIN_LENGTH_M <= metres <= MAX_LENGTH_M:
         raise ValueError(
-            f"is {metres:g} m; lengths are in metres, {MIN_LENGTH_M:g} to {MAX_LENGTH_M:g} (0.45 for 45 cm)"
+            f"is {metres:g} m, but lengths are {MIN_LENGTH_M:g} to {MAX_LENGTH_M:g} m (0.45 for 45 cm)"
         )
     return metres
 
@@ -132,7 +140,7 @@ def _parse_float(value: object) -> float:
     if isinstance(value, str):
         text = value.strip()
         if not _NUMBER.fullmatch(text):
-            hint = f"; write {text.replace(',', '.')}" if _DECIMAL_COMMA.fullmatch(text) else ""
+            hint = f" (write {text.replace(',', '.')})" if _DECIMAL_COMMA.fullmatch(text) else ""
             raise ValueError(f"is {printable(text, 40)!r}, not a number{hint}")
         number = float(text)
     elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -170,7 +178,7 @@ def _parse_bool(value: object) -> bool:
     if isinstance(value, str) and value.strip().lower() in _BOOLEANS:
         return _BOOLEANS[value.strip().lower()]
     shown = repr(printable(value, 40)) if isinstance(value, str) else f"a {_kind(value)}"
-    raise ValueError(f"is {shown}; write true or false")
+    raise ValueError(f"is {shown}, not true or false")
 
 
 def _kind(value: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 
-from trellis_pipeline.catalog.columns import COLUMNS
+from trellis_pipeline.catalog.columns import COLUMNS, repeated_columns
 from trellis_pipeline.catalog.rows import RawRow, RowProblem
 from trellis_pipeline.catalog.sku import printable
 from trellis_pipeline.errors import CatalogError
@@ -64,7 +64,7 @@ def open_delimited(lines: Iterable[str], name: str) -> tuple[list[str], Iterator
         header = [cell.strip() for cell in next(reader)]
     except csv.Error as error:
         raise CatalogError(f"{name}: the header cannot be read ({error}); check its quotes") from error
-    twice = sorted({column for column in header if column in COLUMNS and header.count(column) > 1})
+    twice = repeated_columns(header)
     if twice:
         raise CatalogError(f"{name}: the header names {', '.join(twice)} twice; remove or rename one of them")
     return header, _rows(again, delimiter, header)
@@ -90,7 +90,7 @@ def _rows(feed: _Lines, delimiter: str, header: list[str]) -> Iterator[RawRow | 
             if any(cell.strip() for cell in extra):
                 sku = "" if sku_column is None else printable(cells[sku_column])
                 shown = "tab" if delimiter == "\t" else delimiter
-                reason = f"has {len(cells)} cells for {width} columns; quote cells that contain {shown!r}"
+                reason = f"has {len(cells)} cells for {width} columns: quote cells that contain {shown!r}"
                 yield RowProblem(line, sku, reason)
                 continue
             del cells[width:]
@@ -103,10 +103,10 @@ def _syntax_fault(error: csv.Error) -> str:
     """What the csv module found, in the words of somebody who looks at the file."""
     text = str(error)
     if "unexpected end of data" in text:
-        return "opens a quote that is never closed; close it, or double it if it stands for inches"
+        return "opens a quote that is never closed: close it, or double it if it stands for inches"
     if "field limit" in text:
         return "has a cell of more than 128 KiB, or opens a quote that is not closed"
-    return "has a quote in the wrong place; enclose the cell in quotes and double those inside it"
+    return "has a quote in the wrong place: enclose the cell in quotes and double those inside it"
 
 
 def _sniff(header_line: str) -> str:

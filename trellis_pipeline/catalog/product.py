@@ -24,7 +24,7 @@ class Product:
     width_m, height_m, depth_m: real dimensions in metres, each optional.
     settings: per-product overrides of generation settings by their wire path, for example
         `{"seed": 7, "settings.resolution": 1536}`.
-    row: 1-based line (CSV, JSON Lines) or row number (Parquet) in the catalog file; 0 for a directory listing.
+    row: 1-based line (CSV, JSON Lines) or row number (Parquet) in the catalog file; 0 in a listing.
     """
 
     sku: str

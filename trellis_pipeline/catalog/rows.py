@@ -156,7 +156,7 @@ def _parse_cells(
             values[column] = value
     for column in col.REQUIRED_COLUMNS:
         if column not in values and column not in faults:
-            faults[column] = "is missing" + _misnamed(column, cells)
+            faults[column] = "is missing" + _misnamed(column, cells, unknown)
     return values, faults
 
 
@@ -200,29 +200,28 @@ def _owner_fault(sku: str, row: int, image: str, owners: Owners, counted_in: str
     place = f"{counted_in} {where}" if isinstance(where, int) else printable(where)
     if owner_sku == sku:
         return f"is a duplicate: {place} has it already"
-    return f"differs only by case from {owner_sku!r} ({place}); disks that ignore case would mix them up"
+    return f"differs only by case from {owner_sku!r} ({place}), and some disks would mix them up"
 
 
-def _misnamed(column: str, cells: Mapping[str, object]) -> str:
+def _misnamed(column: str, cells: Mapping[str, object], unknown: Mapping[str, None]) -> str:
     """A hint where another column may be meant. Only JSON Lines can lack a column in one row alone."""
     if column in cells:
         return ""
-    close = next(
-        (name for name in cells if name not in _PARSERS and col.closest_column(name) == column), None
-    )
+    # Only names in `unknown`, which is bounded: comparing is slow, and each row may bring new names.
+    close = next((name for name in cells if name in unknown and col.closest_column(name) == column), None)
     return "" if close is None else f" (rename {printable(close, 40)!r} to {column!r} if that is what it is)"
 
 
 def _image_fault(image: str) -> str | None:
     if len(image) > MAX_IMAGE_CHARACTERS:
-        return f"is {len(image)} characters long; the limit is {MAX_IMAGE_CHARACTERS}"
+        return f"is {len(image)} characters long, over the limit of {MAX_IMAGE_CHARACTERS}"
     if not image.isprintable() and any(unicodedata.category(c) == "Cc" for c in image):
         return "contains a line break or another control character"
     if image[:5].lower() == "data:":
-        return "is a data URI; give a file, or an https:// or s3:// URL"
+        return "is a data URI, not a file, https:// or s3:// URL"
     scheme = _URL_SCHEME.match(image)
     if scheme and scheme[1].lower() not in _IMAGE_SCHEMES:
-        return f"has the scheme {scheme[1]}://; give a file, or an https:// or s3:// URL"
+        return f"has the scheme {scheme[1]}://, which is none of file://, https:// and s3://"
     return None
 
 

@@ -67,7 +67,7 @@ def sku_fault(sku: str) -> str | None:
             return fault
     size = len(sku.encode())
     if size > MAX_SKU_BYTES:
-        return f"is {size} bytes long; the limit is {MAX_SKU_BYTES}"
+        return f"is {size} bytes long, over the limit of {MAX_SKU_BYTES}"
     return _shape_fault(sku) or _reserved_fault(sku)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from trellis_pipeline.catalog.columns import COLUMNS, GROUPS
+from trellis_pipeline.catalog.columns import COLUMNS, GROUPS, repeated_columns
 from trellis_pipeline.catalog.rows import RawRow, RowProblem
 from trellis_pipeline.catalog.sku import printable
 from trellis_pipeline.errors import CatalogError
@@ -71,7 +71,7 @@ def open_parquet(source: Path | IO[bytes], name: str) -> tuple[list[str], Iterat
         header = list(file.schema_arrow.names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CatalogError(f"{name} is not a readable Parquet file: {_first_line(error)}") from error
-    twice = sorted({column for column in header if column in COLUMNS and header.count(column) > 1})
+    twice = repeated_columns(header)
     if twice:
         raise CatalogError(f"{name} has the column {', '.join(twice)} twice; remove or rename one of them")
     return header, _parquet_rows(file, [column for column in header if column in COLUMNS | GROUPS], name)
