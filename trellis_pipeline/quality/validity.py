@@ -202,7 +202,7 @@ def _check_view(container: GlbContainer, view: Json, where: str, report: Report)
         report("view_stride", f"{where}.byteStride is {stride}; it must be a multiple of 4 in 4..252")
     target = optional_integer(view, "target", where)
     if target not in {None, 34962, 34963}:
-        report("view_target", f"{where}.target {target} is neither ARRAY_BUFFER nor ELEMENT_ARRAY_BUFFER")
+        report("view_target", f"{where}.target {target} is not one of glTF's", "warning")
 
 
 def _check_accessor(container: GlbContainer, accessor: Json, where: str, report: Report) -> None:
@@ -277,7 +277,7 @@ def _check_material(container: GlbContainer, material: Json, where: str, report:
         integer(info, "texCoord", f"{where}.{name}", default=0)
     mode = material.get("alphaMode", "OPAQUE")
     if mode not in ("OPAQUE", "MASK", "BLEND"):
-        report("material_alpha", f"{where}.alphaMode must be OPAQUE, MASK or BLEND")
+        report("material_alpha", f"{where}.alphaMode must be OPAQUE, MASK or BLEND", "warning")
     pbr = child(material, "pbrMetallicRoughness", where) or {}
     factors = [
         *(numbers(pbr, "baseColorFactor", 4, where) or ()),

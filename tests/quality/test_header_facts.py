@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from trellis_pipeline.errors import ModelFileError
+from trellis_pipeline.quality.header import read_header
+from trellis_pipeline.quality.image_header import read_image_header
+
+
+def test_counts_box_and_textures_are_read_from_the_header(textured_glb: bytes) -> None:
+    facts = read_header(textured_glb)
+    assert (facts.triangles, facts.vertices, facts.draw_calls, facts.meshes) == (12, 36, 1, 1)
+    assert facts.bbox_min_m == pytest.approx((-0.2, -0.3, -0.1))
+    assert facts.bbox_max_m == pytest.approx((0.2, 0.3, 0.1))
+    sizes = {texture.slot: (texture.width, texture.height, texture.mime) for texture in facts.textures}
+    assert sizes == {"baseColor": (64, 32, "image/png"), "metallicRoughness": (16, 16, "image/png")}
+    assert facts.textures[0].vram_bytes == 64 * 32 * 4 * 4 // 3
+    assert (facts.without_normals, facts.without_uvs) == (0, 0)
+
+
+def test_no_vertex_is_touched(textured_glb: bytes, edit: Any) -> None:
+    def ruin_geometry(document: Any, binary: bytearray) -> None:
+        pictures = {image["bufferView"] for image in document["images"]}
+        for index, view in enumerate(document["bufferViews"]):
+            if index not in pictures:
+                start = view.get("byteOffset", 0)
+                binary[start : start + view["byteLength"]] = b"\xff" * view["byteLength"]
+
+    assert read_header(edit(textured_glb, ruin_geometry)).textures == read_header(textured_glb).textures
+
+
+def test_a_file_on_disk_gives_the_same_as_its_bytes(textured_glb: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "box.glb"
+    path.write_bytes(textured_glb)
+    assert read_header(path) == read_header(textured_glb)
+
+
+def test_a_file_of_two_gigabytes_needs_no_more_reading_than_a_small_one(
+    plain_glb: bytes, edit: Any, tmp_path: Path
+) -> None:
+    def claim_more(document: Any, binary: bytearray) -> None:
+        document["extras"] = "x" * (-len(binary) % 4)
+
+    head = bytearray(edit(plain_glb, claim_more))
+    size = 2 * 10**9
+    at = head.index(b"BIN\0") - 4
+    head[8:12] = size.to_bytes(4, "little")
+    head[at : at + 4] = (size - at - 8).to_bytes(4, "little")
+    path = tmp_path / "sparse.glb"
+    path.write_bytes(head)
+    os.truncate(path, size)
+    assert read_header(path).triangles == 320
+
+
+def test_instances_are_counted_and_placed_as_drawn() -> None:
+    box = trimesh.creation.box()
+    scene = trimesh.Scene()
+    for index in range(3):
+        scene.add_geometry(
+            box, geom_name="box", transform=trimesh.transformations.translation_matrix([2 * index, 0, 0])
+        )
+    facts = read_header(scene.export(file_type="glb"))
+    assert (facts.primitives, facts.draw_calls, facts.triangles) == (facts.meshes, 3, 36)
+    assert facts.bbox_max_m == pytest.approx((4.5, 0.5, 0.5))
+
+
+def test_one_image_in_two_slots_is_one_texture(textured_glb: bytes, edit: Any) -> None:
+    def share(document: Any, _: bytearray) -> None:
+        material = document["materials"][0]
+        material["occlusionTexture"] = material["pbrMetallicRoughness"]["metallicRoughnessTexture"]
+
+    slots = [texture.slot for texture in read_header(edit(textured_glb, share)).textures]
+    assert sorted(slots) == ["baseColor", "occlusion+metallicRoughness"]
+
+
+def test_an_image_no_material_uses_is_marked_unused(textured_glb: bytes, edit: Any) -> None:
+    def forget(document: Any, _: bytearray) -> None:
+        del document["materials"][0]["pbrMetallicRoughness"]["metallicRoughnessTexture"]
+
+    slots = [texture.slot for texture in read_header(edit(textured_glb, forget)).textures]
+    assert sorted(slots) == ["baseColor", "unused"]
+
+
+def test_an_image_past_the_end_of_the_file_is_refused(textured_glb: bytes, edit: Any) -> None:
+    def stretch(document: Any, _: bytearray) -> None:
+        document["bufferViews"][document["images"][0]["bufferView"]]["byteLength"] = 10**9
+
+    with pytest.raises(ModelFileError, match="binary chunk"):
+        read_header(edit(textured_glb, stretch))
+
+
+def test_drawing_the_same_primitives_without_end_is_refused(plain_glb: bytes, edit: Any) -> None:
+    def multiply(document: Any, _: bytearray) -> None:
+        document["meshes"][0]["primitives"] *= 3000
+        document["nodes"] = [{"mesh": 0}] * 3000
+        document["scenes"] = [{"nodes": list(range(3000))}]
+        document["scene"] = 0
+
+    with pytest.raises(ModelFileError, match="over 20000 primitives"):
+        read_header(edit(plain_glb, multiply))
+
+
+def header_of(data: bytes) -> Any:
+    return read_image_header(lambda offset, length: data[offset : offset + length], len(data))
+
+
+def picture(kind: str, size: tuple[int, int], mode: str = "RGB", **options: Any) -> bytes:
+    out = BytesIO()
+    Image.new(mode, size).save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("PNG", "RGBA", {}),
+        ("PNG", "L", {}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "CMYK", {}),
+        ("JPEG", "RGB", {"exif": b"Exif\0\0" + b"x" * 60_000, "icc_profile": b"p" * 70_000}),
+        ("WEBP", "RGB", {}),
+        ("WEBP", "RGBA", {"lossless": True}),
+        ("WEBP", "RGB", {"exif": b"Exif\0\0MM"}),
+    ],
+)
+def test_image_sizes_are_found_without_decoding(kind: str, mode: str, options: dict[str, Any]) -> None:
+    data = picture(kind, (301, 77), mode, **options)
+    header = header_of(data)
+    assert (header.width, header.height, header.mime) == (301, 77, f"image/{kind.lower()}")
+
+
+def test_the_size_of_a_ktx2_texture_is_found() -> None:
+    data = (
+        b"\xabKTX 20\xbb\r\n\x1a\n" + np.array([0, 1, 512, 256, 0, 0, 1, 1, 1], "<u4").tobytes() + b"\0" * 40
+    )
+    assert (header_of(data).width, header_of(data).height) == (512, 256)
+
+
+def test_a_png_that_claims_billions_of_pixels_is_measured_not_decoded() -> None:
+    data = bytearray(picture("PNG", (8, 8)))
+    data[16:24] = (2**31 - 1).to_bytes(4, "big") * 2
+    assert header_of(bytes(data)).width == 2**31 - 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_image_cut_anywhere_in_its_header_is_no_image_or_has_its_size(kind: str) -> None:
+    data = picture(kind, (40, 30))
+    for length in range(min(len(data), 700)):
+        header = header_of(data[:length])
+        assert header is None or (header.width, header.height) == (40, 30)
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]),
+)
+def test_noise_is_never_mistaken_with_an_exception(noise: bytes, start: bytes) -> None:
+    header = header_of(start + noise)
+    assert header is None or (header.width >= 1 and header.height >= 1)
