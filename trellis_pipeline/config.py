@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from trellis_pipeline.errors import ConfigError
 
 CONFIG_FILE = "trellis.toml"
-RESERVED_NAMES = frozenset({"blobs", "generations", "tmp"})
+RESERVED_NAMES = frozenset({"blobs", "generations"})
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 _CATALOG_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -169,6 +169,7 @@ class AutomationSettings(BaseModel):
     nightly: ScheduleSettings = ScheduleSettings()
     catalog_sensor: SensorSettings = SensorSettings()
     failed_quality_sensor: RetrySettings = RetrySettings()
+    report_sensor: SensorSettings = SensorSettings()
 
 
 class Settings(BaseSettings):
@@ -233,7 +234,7 @@ class Settings(BaseSettings):
         """The storage URL with a relative `file://` path made absolute."""
         if not self.storage.url.startswith("file://"):
             return self.storage.url
-        return f"file://{self._absolute(Path(self.storage.url.removeprefix('file://')))}"
+        return self._absolute(Path(self.storage.url.removeprefix("file://"))).as_uri()
 
     @property
     def ledger_url(self) -> str:
@@ -287,6 +288,17 @@ def load_settings(path: Path | None = None, overrides: dict[str, Any] | None = N
         raise ConfigError("\n".join(_explain(where, e) for e in error.errors(include_url=False))) from None
     except pydantic.PydanticUserError as error:
         raise ConfigError(f"environment: {error}") from None
+
+
+def catalog_name_for(source: str, taken: set[str]) -> str:
+    """A valid, free catalog name made from a path: its stem, or its folder's name for a `catalog.*`."""
+    path = Path(source.rstrip("/"))
+    stem = path.parent.name if path.stem.lower() == "catalog" else path.stem
+    name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:48] or "catalog"
+    if not name[0].isalpha() or name in RESERVED_NAMES:
+        name = f"catalog_{name}"
+    unique = (name if n == 1 else f"{name}_{n}" for n in range(1, len(taken) + 2))
+    return next(candidate for candidate in unique if candidate not in taken)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

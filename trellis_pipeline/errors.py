@@ -11,6 +11,7 @@ TrellisError
 │       ├── ProviderRejected     the request will never succeed as it is
 │       ├── ProviderBusy         retryable: nothing was bought
 │       └── OutcomeUnknown       submitted, answer lost: ask before buying again
+├── ProductHeld              triage holds one product back until a person looks; not a failure
 ├── BudgetExceeded           the wall held; says which scope and how much was left
 ├── LedgerError              an event that would make the books wrong was refused
 └── StorageError             the artifact store failed
@@ -79,6 +80,10 @@ class OutcomeUnknown(GenerationError):
 
     retryable = True
     billable = True
+
+
+class ProductHeld(TrellisError):
+    """Triage holds one product back before money is spent on it. Not a failure: a person decides."""
 
 
 class BudgetExceeded(TrellisError):

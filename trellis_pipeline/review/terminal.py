@@ -69,9 +69,9 @@ def print_run(summary: Any, dagster_home: Path) -> None:
     """The table of a run, what went wrong by name, and where everything is."""
     console = Console()
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("product")
+    table.add_column("product", overflow="fold", min_width=24)
     table.add_column("status")
-    for column in ("triangles", "texture px", "MB", "seconds", "cost USD"):
+    for column in ("triangles", "texture", "MB", "seconds", "cost $"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
     for product in summary.products:

@@ -1,0 +1,133 @@
+"""From settings and resources to the tools of one run, opened together and closed together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from assets.tools import LineTools
+from assets.workers import WorkerPool
+from resources.catalog import CatalogResource
+from resources.generator import GeneratorResource
+from resources.ledger import LedgerResource
+from resources.store import ArtifactStoreResource
+from trellis_pipeline.config import CatalogSettings, Settings
+
+if TYPE_CHECKING:
+    from trellis_pipeline.catalog.product import Product
+    from trellis_pipeline.generation.request import GenerationRequest
+    from trellis_pipeline.quality.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class LineSettings:
+    """The settings that concern one catalog's line."""
+
+    settings: Settings
+    catalog: CatalogSettings
+
+    @property
+    def name(self) -> str:
+        """The catalog's name."""
+        return self.catalog.name
+
+    @property
+    def source(self) -> str:
+        """Where its rows come from, absolute."""
+        return self.settings.catalog_source(self.catalog)
+
+    @property
+    def products_per_run(self) -> int:
+        """How many products one run takes."""
+        return self.settings.run.products_per_run
+
+    @property
+    def in_flight(self) -> int:
+        """How many products are on the line at once."""
+        return self.settings.run.in_flight
+
+    def profile(self) -> Profile:
+        """The limits that gate this catalog."""
+        from trellis_pipeline.quality.profiles import Profile
+
+        name, limits = self.settings.profile_for(self.catalog)
+        return Profile(
+            name=name,
+            max_triangles=limits.max_triangles,
+            max_texture_px=limits.max_texture_px,
+            max_file_bytes=round(limits.max_file_mb * 1_000_000),
+            require_watertight=limits.require_watertight,
+            min_silhouette_iou=limits.min_silhouette_iou,
+        )
+
+
+@contextmanager
+def open_tools(
+    line: LineSettings,
+    run_id: str,
+    store: ArtifactStoreResource,
+    generator: GeneratorResource,
+    catalogs: CatalogResource,
+    ledger: LedgerResource,
+) -> Iterator[LineTools]:
+    """Open what the stages need. Raises ConfigError or StorageUnavailable before any product is touched."""
+    from trellis_pipeline.imagery.fetch import FetchLimits, fetch_image
+    from trellis_pipeline.imagery.make_crop import CropOptions
+
+    imagery = line.settings.imagery
+    limits = FetchLimits(
+        max_bytes=imagery.max_bytes,
+        timeout_seconds=imagery.timeout_seconds,
+        allow_private_addresses=imagery.allow_private_addresses,
+        allowed_hosts=imagery.allowed_hosts,
+    )
+
+    async def fetch(location: str) -> bytes:
+        return await fetch_image(location, limits, read_s3=catalogs.read_s3)
+
+    workers = WorkerPool(line.settings.run.workers)
+    try:
+        with ledger.open() as books:
+            yield LineTools(
+                catalog=line.name,
+                run_id=run_id,
+                store=store.open(),
+                ledger=books,
+                budgets=ledger.budgets,
+                generator=generator.open(workers.run),
+                workers=workers,
+                fetch=fetch,
+                image_state=_image_state(catalogs),
+                request=_requests(line, generator),
+                crop_options=CropOptions(max_pixels=imagery.max_pixels, matte=imagery.matte),
+                profile=line.profile(),
+                hold=line.settings.triage.hold,
+            )
+    finally:
+        workers.close()
+
+
+def _requests(line: LineSettings, generator: GeneratorResource) -> Callable[[Product, int], GenerationRequest]:
+    """Settings, then the catalog's, then the product's own; each further attempt takes the next seed."""
+    generator.request(line.catalog.generation)  # a wrong setting fails the run now, not every product
+
+    def request(product: Product, attempt: int) -> GenerationRequest:
+        first = generator.request(line.catalog.generation, product.settings)
+        return first.model_copy(update={"seed": (first.seed + attempt - 1) % 2**63})
+
+    return request
+
+
+def _image_state(catalogs: CatalogResource) -> Callable[[str], str]:
+    def state(location: str) -> str:
+        from trellis_pipeline.catalog.image_state import local_image_state
+
+        if location.startswith("s3://"):
+            return catalogs.s3_state(location)
+        if location.startswith(("http://", "https://")):
+            return ""
+        return local_image_state(location)
+
+    return state

@@ -1,0 +1,153 @@
+"""`product_models`: the generated GLB of each product, finished to real size and carrying its certificate.
+
+The generation itself is bought through `purchasing`, which finds it if it was bought before. What happens
+here afterwards (scale, certificate, preview) is cheap and can be repeated; the bought bytes are kept apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+
+from assets.paths import product_path
+from assets.records import LineItem, ProductCrop, ProductModel, SourceImage
+from assets.stage import Stage
+from assets.tools import LineTools
+from trellis_pipeline.catalog.product import Product
+from trellis_pipeline.errors import ProductHeld
+from trellis_pipeline.generation.generator import InputImage
+from trellis_pipeline.generation.request import request_key
+from trellis_pipeline.purchasing.buy import Order, Purchase, buy, find_generation
+
+
+def _order(item: LineItem, tools: LineTools, attempt: int, png: bytes = b"") -> Order:
+    """What would be bought for this product at this attempt."""
+    crop = item.need(ProductCrop)
+    request = tools.request(item.product, attempt)
+    image = InputImage(png, crop.crop.sha256, item.product.dimensions_m)
+    size = image.dimensions_m if tools.generator.builds_to_size else None
+    key = request_key(request, image.sha256, str(tools.generator.identity), size)
+    return Order(tools.catalog, item.product.sku, tools.run_id, request, image, key, attempt)
+
+
+def _attempt(item: LineItem, base_key: str) -> int:
+    """The attempt asked for; else the one the product is on, while it still answers the same question."""
+    if item.attempt is not None:
+        return item.attempt
+    made = item.maybe(ProductModel)
+    return made.attempt if made is not None and made.base_key == base_key else 1
+
+
+def identity(item: LineItem, tools: LineTools) -> tuple[object, ...]:
+    """Everything that shapes the generation, and what is written into the file afterwards."""
+    base_key = _order(item, tools, attempt=1).request_key
+    attempt = _attempt(item, base_key)
+    return (_order(item, tools, attempt).request_key, item.product.title, item.product.dimensions_m)
+
+
+async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductModel:
+    """Buy or find the generation, then finish it."""
+    from trellis_pipeline.purchasing.finish import finish_model
+
+    started = time.perf_counter()
+    crop = item.need(ProductCrop)
+    png = await asyncio.to_thread(tools.store.get_blob, crop.crop)
+    base_key = _order(item, tools, attempt=1).request_key
+    order = _order(item, tools, _attempt(item, base_key), png)
+    if _is_held(crop, tools) and await asyncio.to_thread(find_generation, tools.store, order) is None:
+        reasons = "; ".join(flag.message for flag in crop.flags)
+        raise ProductHeld(f'triage: {reasons} (to go on, fix the photo or set [triage] hold = "never")')
+    purchase = await buy(order, tools.generator, tools.ledger, tools.store, tools.budgets)
+    raw = await asyncio.to_thread(tools.store.get_blob, purchase.glb)
+    certificate = _certificate(item, tools, order, purchase)
+    size = None if tools.generator.builds_to_size else item.product.dimensions_m
+    finished = await tools.workers.run(finish_model, raw, certificate, size)
+    model = await asyncio.to_thread(tools.store.put_blob, finished.glb, ".glb")
+    preview = await asyncio.to_thread(tools.store.put_blob, finished.preview_png, ".png")
+    thumbnail = await asyncio.to_thread(tools.store.put_blob, finished.thumbnail, "")
+    for name, blob in (("preview.png", preview), ("model.glb", model)):
+        path = product_path(tools.catalog, item.product.sku, name)
+        await asyncio.to_thread(tools.store.publish, path, blob)
+    return ProductModel(
+        inputs_key=inputs_key,
+        data_version=model.sha256,
+        seconds=time.perf_counter() - started,
+        thumbnail=thumbnail,
+        model=model,
+        preview=preview,
+        generation=purchase.glb,
+        request_key=order.request_key,
+        base_key=base_key,
+        attempt=order.attempt,
+        seed=purchase.seed,
+        request=order.request.wire(),
+        generator=str(tools.generator.identity),
+        paid=tools.generator.paid,
+        reused=purchase.reused,
+        cost_usd=Decimal(0) if purchase.reused else purchase.cost_usd,
+        generation_seconds=purchase.seconds,
+        triangles=finished.triangles,
+        vertices=finished.vertices,
+        max_texture_px=finished.max_texture_px,
+        certificate=certificate,
+    )
+
+
+def _is_held(crop: ProductCrop, tools: LineTools) -> bool:
+    return bool(crop.flags) and (tools.hold == "always" or (tools.hold == "paid" and tools.generator.paid))
+
+
+def _certificate(item: LineItem, tools: LineTools, order: Order, purchase: Purchase) -> dict[str, Any]:
+    """The birth certificate that stands in the GLB's `asset.extras`: enough to explain and to repeat it."""
+    product: Product = item.product
+    return {
+        **purchase.provenance,
+        "sku": product.sku,
+        "title": product.title,
+        "catalog": tools.catalog,
+        "source_sha256": item.need(SourceImage).photo.sha256,
+        "crop_sha256": order.image.sha256,
+        "generator": str(tools.generator.identity),
+        "request": order.request.wire(),
+        "request_key": order.request_key,
+        "seed": purchase.seed,
+        "attempt": order.attempt,
+        "cost_usd": str(purchase.cost_usd),
+        "dimensions_m": list(product.dimensions_m),
+    }
+
+
+def metadata(record: ProductModel) -> Mapping[str, Any]:
+    """What the UI shows for one model."""
+    return {
+        "generator": f"{record.generator}{'' if record.paid else ' (draft: not a generated model)'}",
+        "triangles": record.triangles,
+        "vertices": record.vertices,
+        "texture_px": record.max_texture_px,
+        "file_mb": record.model.size / 1e6,
+        "cost_usd": float(record.cost_usd),
+        "seconds": record.seconds,
+        "generation_seconds": record.generation_seconds,
+        "seed": dg.MetadataValue.text(str(record.seed)),
+        "attempt": record.attempt,
+        "request": dg.MetadataValue.json(record.request),
+        "request_key": record.request_key,
+        "sha256": record.model.sha256,
+    }
+
+
+STAGE = Stage(
+    record=ProductModel,
+    version="1",
+    after=ProductCrop.stage,
+    description="The GLB: generated once per request, finished to real size, with its birth certificate.",
+    identity=identity,
+    make=make,
+    metadata=metadata,
+    kinds=frozenset({"gltf"}),
+)

@@ -1,0 +1,41 @@
+"""What the stages of one catalog work with: storage, ledger, generator, workers and limits, as plain values.
+
+Opened once for a run by `line` from the Dagster resources, handed to every stage, closed at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from assets.workers import WorkerPool
+from trellis_pipeline.costs.budgets import Budgets
+from trellis_pipeline.generation.generator import Generator
+from trellis_pipeline.generation.request import GenerationRequest
+from trellis_pipeline.storage.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from trellis_pipeline.catalog.product import Product
+    from trellis_pipeline.costs.ledger import Ledger
+    from trellis_pipeline.imagery.make_crop import CropOptions
+    from trellis_pipeline.quality.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class LineTools:
+    """fetch: photo bytes by location. request: the validated request for a product and its attempt."""
+
+    catalog: str
+    run_id: str
+    store: ArtifactStore
+    ledger: Ledger
+    budgets: Budgets
+    generator: Generator
+    workers: WorkerPool
+    fetch: Callable[[str], Awaitable[bytes]]
+    image_state: Callable[[str], str]
+    request: Callable[[Product, int], GenerationRequest]
+    crop_options: CropOptions
+    profile: Profile
+    hold: Literal["paid", "always", "never"] = "paid"

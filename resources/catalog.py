@@ -1,0 +1,48 @@
+"""The product catalog as a Dagster resource: rows from a file, a directory or a bucket."""
+
+# Dagster inspects annotations at run time, so they are not deferred in this module.
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from resources.store import ArtifactStoreResource
+
+if TYPE_CHECKING:
+    from trellis_pipeline.catalog.readers import CatalogLoad
+
+
+class CatalogResource(dg.ConfigurableResource[None]):
+    """Reads catalogs and photos. The store resource lends its S3 client for `s3://` sources."""
+
+    store: dg.ResourceDependency[ArtifactStoreResource]
+
+    def load(self, source: str) -> "CatalogLoad":
+        """Read and validate a catalog. Raises CatalogError when it cannot be read at all."""
+        from trellis_pipeline.catalog.readers import load_catalog
+
+        return load_catalog(source, list_bucket=self.list_images, read_bytes=self.read_s3)
+
+    def read_s3(self, url: str) -> bytes:
+        """The bytes of one `s3://` object."""
+        bucket, key = _split(url)
+        body: bytes = self.store.s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body
+
+    def s3_state(self, url: str) -> str:
+        """The ETag of one `s3://` object, which changes with its content."""
+        bucket, key = _split(url)
+        return str(self.store.s3_client().head_object(Bucket=bucket, Key=key)["ETag"])
+
+    def list_images(self, prefix: str) -> Iterator[str]:
+        """URLs of every object under an `s3://` prefix."""
+        bucket, key = _split(prefix)
+        pages = self.store.s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+        for page in pages:
+            for entry in page.get("Contents", []):
+                yield f"s3://{bucket}/{entry['Key']}"
+
+
+def _split(url: str) -> tuple[str, str]:
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    return bucket, key

@@ -1,0 +1,58 @@
+"""Runs over an explicit list of products, in chunks.
+
+A Dagster run can express one contiguous range of partitions; the products that changed overnight are
+scattered. So their names go into the run's configuration, a chunk at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+CATALOG_TAG = "trellis/catalog"
+SNAPSHOT_TAG = "trellis/snapshot"
+
+
+def line_job_name(catalog: str) -> str:
+    """The job that takes products through all stages."""
+    return f"{catalog}_products_job"
+
+
+def report_job_name(catalog: str) -> str:
+    """The job that renews a catalog's reports."""
+    return f"{catalog}_reports_job"
+
+
+def line_config(
+    catalog: str, products: Sequence[str], attempts: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Run configuration that names the products."""
+    config = {"products": list(products), "attempts": dict(attempts or {})}
+    return {"ops": {f"{catalog}_line": {"config": config}}}
+
+
+def run_requests(
+    catalog: str,
+    products: Sequence[str],
+    size: int,
+    key: str,
+    *,
+    attempts: Mapping[str, int] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[dg.RunRequest]:
+    """One request for each chunk of at most `size` products.
+
+    key: identifies what is asked for; with the chunk's number it becomes the run key, so that asking again
+    after a crash or a repeated tick starts nothing twice.
+    """
+    for number, start in enumerate(range(0, len(products), size)):
+        chunk = products[start : start + size]
+        chosen = {sku: attempts[sku] for sku in chunk if sku in attempts} if attempts else {}
+        yield dg.RunRequest(
+            run_key=f"{key}:{number}",
+            job_name=line_job_name(catalog),
+            run_config=line_config(catalog, chunk, chosen),
+            tags={CATALOG_TAG: catalog, **(tags or {})},
+        )

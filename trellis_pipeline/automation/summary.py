@@ -1,0 +1,109 @@
+"""What a run came to, as plain data: the document that `run --json` prints and the table is drawn from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel
+
+from assets.paths import product_path
+from assets.records import ModelQuality, ProductModel
+from assets.stream import ProductDone
+from trellis_pipeline.automation.in_process import CatalogRun
+from trellis_pipeline.storage.store import ArtifactStore
+
+
+class ProductSummary(BaseModel):
+    """One product. cost_usd: spent by this run, 0 for what was found. seconds: on the line."""
+
+    sku: str
+    status: str
+    failed_stage: str | None = None
+    error: str | None = None
+    model_path: str | None = None
+    triangles: int | None = None
+    vertices: int | None = None
+    max_texture_px: int | None = None
+    file_bytes: int | None = None
+    cost_usd: Decimal = Decimal(0)
+    seconds: float = 0.0
+    verdict: str | None = None
+
+
+class RowSummary(BaseModel):
+    """A row of the catalog that is not a product."""
+
+    row: int
+    sku: str
+    reason: str
+
+
+class RunSummary(BaseModel):
+    """The whole run. stopped: why it ended before all products were tried."""
+
+    catalog: str
+    report: str
+    stopped: str | None
+    products: list[ProductSummary]
+    bad_rows: list[RowSummary]
+    totals: dict[str, Any]
+
+    def exit_code(self, *, strict: bool) -> int:
+        """0 if every product has a model (and, if strict, its gates passed), 1 otherwise."""
+        lacking = self.stopped or self.bad_rows or any(p.status in {"failed", "held"} for p in self.products)
+        rejected = strict and any(p.verdict == "fail" for p in self.products)
+        return 1 if lacking or rejected else 0
+
+
+def summarise(run: CatalogRun, store: ArtifactStore, seconds: float) -> RunSummary:
+    """Plain data about a finished run. seconds: its wall time."""
+    products = [_product(done, run.catalog, store) for done in run.products]
+    products.sort(key=lambda product: product.sku)
+    statuses = Counter(product.status for product in products)
+    verdicts = Counter(product.verdict for product in products if product.verdict)
+    return RunSummary(
+        catalog=run.catalog,
+        report=run.report,
+        stopped=str(run.stopped) if run.stopped else None,
+        products=products,
+        bad_rows=[RowSummary(row=p.row, sku=p.sku, reason=p.reason) for p in run.bad_rows],
+        totals={
+            "products": len(products),
+            **{status: statuses[status] for status in ("generated", "cached", "held", "failed")},
+            "bad_rows": len(run.bad_rows),
+            "passed": verdicts["pass"],
+            "warned": verdicts["warn"],
+            "rejected": verdicts["fail"],
+            "cost_usd": sum((product.cost_usd for product in products), start=Decimal(0)),
+            "seconds": round(seconds, 3),
+        },
+    )
+
+
+def _product(done: ProductDone, catalog: str, store: ArtifactStore) -> ProductSummary:
+    sku = done.item.product.sku
+    summary = ProductSummary(
+        sku=sku,
+        status=done.status,
+        failed_stage=done.failed_stage if done.status == "failed" else None,
+        error=done.error,
+        seconds=round(done.seconds, 3),
+    )
+    model = done.item.maybe(ProductModel)
+    if model is None or done.failed_stage == ProductModel.stage:
+        return summary
+    quality = done.item.maybe(ModelQuality)
+    current = quality is not None and done.failed_stage != ModelQuality.stage
+    return summary.model_copy(
+        update={
+            "model_path": store.location(product_path(catalog, sku, "model.glb")),
+            "triangles": model.triangles,
+            "vertices": model.vertices,
+            "max_texture_px": model.max_texture_px,
+            "file_bytes": model.model.size,
+            "cost_usd": model.cost_usd if done.status == "generated" else Decimal(0),
+            "verdict": quality.verdict if quality is not None and current else None,
+        }
+    )

@@ -1,0 +1,143 @@
+"""The catalog sensor and the nightly schedule: what is new, changed or still missing gets its run.
+
+Both keep their memory where a crash cannot part it from the runs they asked for. The sensor's cursor names
+the snapshot whose changes were last requested; the schedule finds that snapshot in the tags of the runs it
+launched. A tick that dies half-way is simply made again: the same snapshot gives the same run keys, and
+Dagster starts no run key twice.
+"""
+
+# Dagster inspects annotations at run time, so they are not deferred in this module.
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.catalog_snapshot import partitions_of
+from assets.line import STAGES
+from assets.opening import LineSettings
+from assets.product_catalog import refresh_snapshot, sync_partitions
+from resources.catalog import CatalogResource
+from resources.store import ArtifactStoreResource
+from trellis_pipeline.automation.chunks import CATALOG_TAG, SNAPSHOT_TAG, line_job_name, run_requests
+from trellis_pipeline.errors import BlobMissing, CatalogError
+from trellis_pipeline.storage.store import BlobRef
+
+if TYPE_CHECKING:
+    from trellis_pipeline.catalog.diff import CatalogDiff
+    from trellis_pipeline.catalog.readers import CatalogLoad
+
+_NIGHTLY_TAG = "trellis/nightly"
+
+
+def build_catalog_sensor(line: LineSettings) -> dg.SensorDefinition:
+    """New, changed and removed products become partitions and runs."""
+    switch = line.settings.automation.catalog_sensor
+
+    @dg.sensor(
+        name=f"{line.name}_catalog_sensor",
+        job_name=line_job_name(line.name),
+        minimum_interval_seconds=switch.every_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING if switch.enabled else dg.DefaultSensorStatus.STOPPED,
+        description="Starts runs for products whose row or photo is new or changed; retires removed ones.",
+    )
+    def catalog_sensor(
+        context: dg.SensorEvaluationContext, store: ArtifactStoreResource, catalogs: CatalogResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        try:
+            loaded = catalogs.load(line.source)
+        except CatalogError as error:
+            return dg.SkipReason(f"the catalog cannot be read: {error}")
+        diff, blob = _diff(line, loaded, store, catalogs, _decode(context.cursor))
+        sync_partitions(context.instance, partitions_of(line.name), [p.sku for p in loaded.products])
+        wanted = list(_wanted(diff))
+        requests = run_requests(line.name, wanted, line.products_per_run, f"{line.name}:{blob.sha256}")
+        if not wanted and not diff.removed:
+            return dg.SkipReason(f"nothing new in {line.source} ({len(loaded.problems)} bad rows)")
+        return dg.SensorResult(run_requests=list(requests), cursor=_encode(blob))
+
+    return catalog_sensor
+
+
+def build_nightly(line: LineSettings) -> dg.ScheduleDefinition:
+    """Once a night: what changed since the last night, and whatever still has no result."""
+    switch = line.settings.automation.nightly
+
+    @dg.schedule(
+        name=f"{line.name}_nightly",
+        job_name=line_job_name(line.name),
+        cron_schedule=switch.cron,
+        execution_timezone=switch.timezone,
+        default_status=(
+            dg.DefaultScheduleStatus.RUNNING if switch.enabled else dg.DefaultScheduleStatus.STOPPED
+        ),
+        description="Backfills missing, failed and changed products in chunks.",
+    )
+    def nightly(
+        context: dg.ScheduleEvaluationContext, store: ArtifactStoreResource, catalogs: CatalogResource
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        try:
+            loaded = catalogs.load(line.source)
+        except CatalogError as error:
+            return dg.SkipReason(f"the catalog cannot be read: {error}")
+        diff, blob = _diff(line, loaded, store, catalogs, _last_night(context.instance, line.name))
+        skus = [product.sku for product in loaded.products]
+        sync_partitions(context.instance, partitions_of(line.name), skus)
+        changed = set(_wanted(diff))
+        done = _done(context.instance, line.name, skus)
+        wanted = [sku for sku in skus if sku in changed or sku not in done]
+        if not wanted:
+            return dg.SkipReason(f"all {len(skus)} products are up to date")
+        night = context.scheduled_execution_time.isoformat()
+        tags = {_NIGHTLY_TAG: line.name, SNAPSHOT_TAG: _encode(blob)}
+        requests = run_requests(line.name, wanted, line.products_per_run, f"{line.name}:{night}", tags=tags)
+        return list(requests)
+
+    return nightly
+
+
+def _diff(
+    line: LineSettings,
+    loaded: "CatalogLoad",
+    store: ArtifactStoreResource,
+    catalogs: CatalogResource,
+    since: BlobRef | None,
+) -> tuple["CatalogDiff", BlobRef]:
+    """Changes since a snapshot that was acted on; since nothing at all where there was none."""
+    from trellis_pipeline.catalog.diff import diff_snapshots
+    from trellis_pipeline.catalog.snapshot import snapshot_from_parquet
+
+    try:
+        if since is not None:
+            return refresh_snapshot(line.name, loaded, store, catalogs, since)
+    except BlobMissing:
+        # The snapshot was cleaned away: everything counts as new, and what is unchanged is found cached.
+        pass
+    _, blob = refresh_snapshot(line.name, loaded, store, catalogs)
+    return diff_snapshots(None, snapshot_from_parquet(store.open().get_blob(blob))), blob
+
+
+def _wanted(diff: "CatalogDiff") -> Iterable[str]:
+    yield from diff.new
+    yield from (change.sku for change in diff.changed)
+
+
+def _done(instance: dg.DagsterInstance, catalog: str, skus: list[str]) -> set[str]:
+    """Products whose last stage has a result and did not fail since, or is being worked on."""
+    statuses = instance.get_status_by_partition(
+        STAGES[-1].asset_key(catalog), skus, partitions_of(catalog)
+    )
+    return {sku for sku, status in (statuses or {}).items() if status and status.value != "FAILED"}
+
+
+def _last_night(instance: dg.DagsterInstance, catalog: str) -> BlobRef | None:
+    runs = instance.get_runs(dg.RunsFilter(tags={_NIGHTLY_TAG: catalog, CATALOG_TAG: catalog}), limit=1)
+    return _decode(runs[0].tags.get(SNAPSHOT_TAG)) if runs else None
+
+
+def _encode(blob: BlobRef) -> str:
+    return json.dumps({"sha256": blob.sha256, "size": blob.size, "suffix": blob.suffix})
+
+
+def _decode(text: str | None) -> BlobRef | None:
+    return BlobRef(**json.loads(text)) if text else None

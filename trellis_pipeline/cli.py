@@ -1,0 +1,188 @@
+"""The `trellis-pipeline` command: arguments in, exit codes out. The work is done below.
+
+Results go to stdout, progress and problems to stderr, so `--json` can be piped. Exit codes: 0 done, 1 some
+products failed, 2 unusable arguments or configuration.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from trellis_pipeline import __version__
+from trellis_pipeline.errors import CatalogError, ConfigError, TrellisError
+
+if TYPE_CHECKING:
+    from trellis_pipeline.automation.summary import RunSummary
+    from trellis_pipeline.config import CatalogSettings, Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Product photos to shop-ready GLB models, with lineage, QA and an exact cost for each.",
+)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file; default: trellis.toml.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    catalog: Annotated[
+        str, typer.Option("--catalog", help="A catalog file, a folder or bucket of photos, or a name.")
+    ],
+    generator: Annotated[str | None, typer.Option(help="Generator to use, e.g. draft.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for everything this run makes.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this SKU; may be repeated.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 if a model fails a quality gate.")] = False,
+    as_json: JsonOption = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Dagster's log.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Take a catalog through the whole line: photos, crops, models, quality, report."""
+    _guarded(lambda: _run(catalog, generator, output, only or [], strict, as_json, verbose, config))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A GLB file, ours or not.")],
+    as_json: JsonOption = False,
+) -> None:
+    """The quality record of one GLB: geometry, textures, topology, findings."""
+
+    def work() -> int:
+        import json
+
+        from trellis_pipeline.quality.inspect import inspect_glb
+        from trellis_pipeline.quality.text import record_text
+
+        if not file.is_file():
+            raise ConfigError(f"{file}: no such file")
+        record = inspect_glb(file)
+        typer.echo(json.dumps(record.to_json_dict(), indent=1) if as_json else record_text(record))
+        return 0
+
+    _guarded(work)
+
+
+@app.command()
+def costs(
+    by: Annotated[str, typer.Option(help="catalog, day, generator, product or run.")] = "catalog",
+    catalog: Annotated[str | None, typer.Option(help="Only this catalog.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder that `run --output` was given.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """What was spent, from the ledger."""
+
+    def work() -> int:
+        from trellis_pipeline.costs.ledger import Ledger
+        from trellis_pipeline.costs.reports import report
+        from trellis_pipeline.review.terminal import cost_document, print_costs
+
+        with Ledger.open(_settings(config, output).ledger_url) as ledger:
+            lines = report(ledger, by=by, catalog=catalog)
+        if as_json:
+            typer.echo(cost_document(by, lines))
+        else:
+            print_costs(by, lines)
+        return 0
+
+    _guarded(work)
+
+
+def _run(
+    catalog: str,
+    generator: str | None,
+    output: Path | None,
+    only: list[str],
+    strict: bool,
+    as_json: bool,
+    verbose: bool,
+    config: Path | None,
+) -> int:
+    from trellis_pipeline.review.terminal import Progress
+
+    settings, chosen = _with_catalog(_settings(config, output, generator), catalog)
+    started = time.perf_counter()
+    with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
+        progress.say("loading Dagster")
+        from resources.store import ArtifactStoreResource
+        from trellis_pipeline.automation.in_process import run_catalog
+        from trellis_pipeline.automation.summary import summarise
+
+        done = run_catalog(settings, chosen, only, progress.start, progress.event, verbose=verbose)
+    store = ArtifactStoreResource(
+        url=settings.storage_url, s3_endpoint=settings.storage.s3_endpoint, s3_region=settings.storage.s3_region
+    ).open()
+    summary = summarise(done, store, time.perf_counter() - started)
+    _show(summary, settings, as_json=as_json)
+    return summary.exit_code(strict=strict)
+
+
+def _show(summary: RunSummary, settings: Settings, *, as_json: bool) -> None:
+    from trellis_pipeline.review.terminal import print_run
+
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=1))
+    else:
+        print_run(summary, settings.dagster_home)
+
+
+def _settings(config: Path | None, output: Path | None = None, generator: str | None = None) -> Settings:
+    from trellis_pipeline.config import load_settings
+
+    overrides: dict[str, Any] = {}
+    if output is not None:
+        folder = output.absolute()
+        overrides = {"storage": {"url": f"file://{folder}"}, "home": folder / ".trellis"}
+    if generator is not None:
+        overrides["generation"] = {"generator": generator}
+    return load_settings(config, overrides)
+
+
+def _with_catalog(settings: Settings, wanted: str) -> tuple[Settings, CatalogSettings]:
+    """The configured catalog of that name or source, or a new one for an unconfigured path."""
+    from trellis_pipeline.config import CatalogSettings, catalog_name_for
+
+    source = wanted if "://" in wanted else str(Path(wanted).absolute())
+    for catalog in settings.catalogs:
+        if wanted == catalog.name or source == settings.catalog_source(catalog):
+            return settings, catalog
+    name = catalog_name_for(source, {catalog.name for catalog in settings.catalogs})
+    added = CatalogSettings(name=name, source=source)
+    return settings.model_copy(update={"catalogs": (*settings.catalogs, added)}), added
+
+
+def _guarded(work: Callable[[], int]) -> NoReturn:
+    """Run a command; every error of ours becomes one clear message and an exit code, never a traceback."""
+    try:
+        code = work()
+    except (ConfigError, CatalogError) as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2
+    except TrellisError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 1
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was finished is kept, run the same command again to go on", err=True)
+        code = 130
+    raise typer.Exit(code)

@@ -1,0 +1,64 @@
+"""The draft generator behind the common protocol: a blockout from the silhouette, on the CPU, for nothing.
+
+It needs no key, no GPU and no download, so the whole line can be tried, tested and demonstrated anywhere.
+What it makes is a stand-in, and everything that shows it says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import Any
+
+from trellis_pipeline.generation.generator import (
+    GeneratedModel,
+    GeneratorIdentity,
+    InputImage,
+    Progress,
+    no_progress,
+)
+from trellis_pipeline.generation.request import GenerationRequest
+
+BUILD = "1"
+"""Raised whenever the same crop and seed give another model."""
+
+
+class DraftGenerator:
+    """run_cpu: calls a top-level function with arguments in a worker and waits for it."""
+
+    identity = GeneratorIdentity("draft", "silhouette-blockout", BUILD)
+    paid = False
+    builds_to_size = True
+
+    def __init__(self, run_cpu: Callable[..., Awaitable[Any]]) -> None:
+        self._run_cpu = run_cpu
+
+    async def generate(
+        self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
+    ) -> GeneratedModel:
+        """One blockout. `decimationTarget` and `textureSize` are upper limits; the samplers do not apply.
+
+        Raises MeshError or GenerationError for a crop that has no usable silhouette.
+        """
+        from trellis_pipeline.generation.draft.build import DraftOptions, build_draft
+
+        started = time.perf_counter()
+        width_m, height_m, depth_m = image.dimensions_m
+        options = DraftOptions(
+            max_triangles=request.settings.decimationTarget,
+            texture_px=request.settings.textureSize,
+            seed=request.seed,
+            width_m=width_m,
+            height_m=height_m,
+            depth_m=depth_m,
+        )
+        made = await self._run_cpu(build_draft, image.png, options, {})
+        progress(1.0)
+        return GeneratedModel(
+            glb=made.glb,
+            seed=request.seed,
+            cost_usd=Decimal(0),
+            seconds=time.perf_counter() - started,
+            provenance={"draft": True, "method": made.method, "depth_ratio": round(made.depth_ratio, 4)},
+        )
