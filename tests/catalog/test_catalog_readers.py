@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trellis_pipeline.catalog.delimited import MAX_ROW_LINES
 from trellis_pipeline.catalog.readers import CatalogLoad, load_catalog
 from trellis_pipeline.errors import CatalogError
 
@@ -94,6 +95,22 @@ def test_an_unclosed_quote_does_not_reach_into_a_later_quoted_row(tmp_path):
     load = load_catalog(write(tmp_path / "catalog.csv", text))
     assert rows_of(load) == [(3, "B"), (4, "C"), (6, "E")]
     assert [problem.row for problem in load.problems] == [2, 5]
+
+
+def test_quotes_that_close_and_open_on_every_line_take_no_quadratic_time(tmp_path):
+    lines = 30_000
+    load = load_catalog(write(tmp_path / "catalog.csv", "sku,image\n" + 'a,b","\n' * lines + "Z,z.png\n"))
+    assert rows_of(load) == [(lines + 2, "Z")]
+    assert [problem.row for problem in load.problems] == list(range(2, lines + 2))
+
+
+def test_more_lines_than_a_row_may_have_are_no_problem_for_a_catalog(tmp_path):
+    rows = MAX_ROW_LINES + 5
+    text = "\n" * MAX_ROW_LINES + "sku,image\n" + "".join(f"S{i},i.png\n" for i in range(rows))
+    load = load_catalog(write(tmp_path / "catalog.csv", text))
+    assert len(load.products) == rows
+    assert load.problems == ()
+    assert load.products[0].row == MAX_ROW_LINES + 2
 
 
 def test_a_row_with_too_many_cells_is_not_guessed_at(tmp_path):

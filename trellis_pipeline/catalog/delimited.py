@@ -15,6 +15,12 @@ from trellis_pipeline.catalog.sku import printable
 from trellis_pipeline.errors import CatalogError
 
 DELIMITERS = (",", ";", "\t")
+MAX_ROW_LINES = 10_000
+# Where this many lines had to be read again the quotes follow no rule: from there on a row is one line.
+# Without a bound, a file in which every line closes a quote and opens one takes quadratic time.
+MAX_LINES_READ_AGAIN = 1_000_000
+
+_UNCLOSED = "unexpected end of data"  # the csv module's words for it
 
 
 class _Lines:
@@ -25,21 +31,27 @@ class _Lines:
         self._again: list[str] = []
         self.taken: list[str] = []
         self.number = 0
+        self._read_again = 0
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
+        limit = MAX_ROW_LINES if self._read_again < MAX_LINES_READ_AGAIN else 1
+        if len(self.taken) >= limit:
+            raise csv.Error(_UNCLOSED)
         line = self._again.pop() if self._again else next(self._lines)
         self.number += 1
         self.taken.append(line)
         return line
 
-    def rewind_to_second(self) -> None:
-        """Make the line after the first one taken the next to be read."""
-        self._again.extend(reversed(self.taken[1:]))
-        self.number -= len(self.taken) - 1
-        del self.taken[1:]
+    def rewind(self, kept: int) -> None:
+        """Make those of the taken lines that follow the first `kept` the next to be read."""
+        count = len(self.taken) - kept
+        self._again.extend(reversed(self.taken[kept:]))
+        self._read_again += count
+        self.number -= count
+        self.taken.clear()
 
 
 def open_delimited(lines: Iterable[str], name: str) -> tuple[list[str], Iterator[RawRow | RowProblem]]:
@@ -53,13 +65,15 @@ def open_delimited(lines: Iterable[str], name: str) -> tuple[list[str], Iterator
     Raises CatalogError if there is no header, if it cannot be read or if it names a known column twice.
     """
     feed = _Lines(lines)
-    first = next((line for line in feed if line.strip()), None)
-    if first is None:
+    for first in feed:
+        if first.strip():
+            break
+        feed.taken.clear()
+    else:
         raise CatalogError(f"{name} is empty; its first line must name the columns, for example: sku,image")
     delimiter = _sniff(first)
-    again = _Lines(_chain(first, feed))
-    again.number = feed.number - 1
-    reader = csv.reader(again, delimiter=delimiter, strict=True)
+    feed.rewind(kept=0)
+    reader = csv.reader(feed, delimiter=delimiter, strict=True)
     try:
         header = [cell.strip() for cell in next(reader)]
     except csv.Error as error:
@@ -67,7 +81,7 @@ def open_delimited(lines: Iterable[str], name: str) -> tuple[list[str], Iterator
     twice = repeated_columns(header)
     if twice:
         raise CatalogError(f"{name}: the header names {', '.join(twice)} twice; remove or rename one of them")
-    return header, _rows(again, delimiter, header)
+    return header, _rows(feed, delimiter, header)
 
 
 def _rows(feed: _Lines, delimiter: str, header: list[str]) -> Iterator[RawRow | RowProblem]:
@@ -82,7 +96,7 @@ def _rows(feed: _Lines, delimiter: str, header: list[str]) -> Iterator[RawRow | 
         except StopIteration:
             return
         except csv.Error as error:
-            feed.rewind_to_second()
+            feed.rewind(kept=1)
             yield RowProblem(line, "", _syntax_fault(error))
             continue
         if len(cells) > width:
@@ -102,7 +116,7 @@ def _rows(feed: _Lines, delimiter: str, header: list[str]) -> Iterator[RawRow | 
 def _syntax_fault(error: csv.Error) -> str:
     """What the csv module found, in the words of somebody who looks at the file."""
     text = str(error)
-    if "unexpected end of data" in text:
+    if _UNCLOSED in text:
         return "opens a quote that is never closed: close it, or double it if it stands for inches"
     if "field limit" in text:
         return "has a cell of more than 128 KiB, or opens a quote that is not closed"
@@ -114,8 +128,3 @@ def _sniff(header_line: str) -> str:
         return len({cell.strip().strip('"') for cell in header_line.split(delimiter)} & COLUMNS)
 
     return max(DELIMITERS, key=lambda delimiter: (known(delimiter), header_line.count(delimiter)))
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
