@@ -124,6 +124,25 @@ def test_both_mattes_together_leave_a_shadow_out_that_fools_the_classical_one():
 
 
 @needs_u2netp
+def test_the_hard_edge_of_a_shadow_does_not_widen_the_crop():
+    photo, mask = mug()
+    dark = Image.new("L", photo.size, 0)
+    ImageDraw.Draw(dark).ellipse([60, 520, 640, 610], fill=130)
+    shadowed = Image.composite(Image.new("RGB", photo.size, (90, 90, 89)), photo, dark)
+    shadowed.paste(photo, mask=Image.fromarray(mask))
+    result = make_crop(encoded(shadowed, "JPEG", quality=92), CropOptions(matte="auto"))
+    assert result.width == pytest.approx(np.ptp(np.flatnonzero(mask.any(axis=0))), abs=4)
+
+
+@needs_u2netp
+def test_the_edge_of_a_cut_out_has_the_colour_of_the_object_and_not_of_its_background():
+    crop = np.asarray(Image.open(io.BytesIO(make_crop(encoded(mug()[0]), CropOptions()).png))).astype(int)
+    rim = (crop[..., 3] > 20) & (crop[..., 3] < 230)
+    assert rim.sum() > 100
+    assert np.percentile(crop[rim][:, 1], 95) < 90  # the mug's green is 40, the background's 246
+
+
+@needs_u2netp
 def test_a_white_product_on_white_gets_no_holes():
     photo, _ = mug()
     label = Image.new("RGB", (120, 120), (246, 246, 244))

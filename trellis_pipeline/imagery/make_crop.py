@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trellis_pipeline.imagery.crop import SOLID_ALPHA, cut, object_box, shrink
 from trellis_pipeline.imagery.decode import DecodedImage, decode_image
 from trellis_pipeline.imagery.matte.choose import make_matte
+from trellis_pipeline.imagery.matte.edges import clean_colours
 from trellis_pipeline.imagery.thumbnail import thumbnail_png
 from trellis_pipeline.imagery.triage import TriageFlag, TriageLimits, triage
 
@@ -92,7 +93,9 @@ def make_crop(photo: bytes, options: CropOptions) -> CropResult:
         rgba, bool((rgba[..., 3] != 255).any()), source.format, source.mode, width, height, source.notes
     )
     matte = make_matte(small, options.matte)
-    cut_out = np.dstack([rgba[..., :3], matte.alpha])
+    # A file's own alpha comes with the colours its maker wanted; a matte of ours leaves a rim of background.
+    rgb = rgba[..., :3] if matte.method == "alpha" else clean_colours(rgba[..., :3], matte.alpha)
+    cut_out = np.dstack([rgb, matte.alpha])
     box = object_box(matte.alpha)
     crop = cut(cut_out, box)
     flags = triage(

@@ -3,8 +3,7 @@
 Both say how likely a pixel is object, so their log-odds add (naive Bayes). Their mistakes differ: the
 network fills holes, drops parts it does not know and blurs outlines, but ignores shadows; colour is exact
 to the pixel, but reads a shadow as object and a white label on white as background. A pixel that is darker
-than the background, of the same hue and in a smooth neighbourhood may be shadow: there colour says nothing
-and the network decides.
+than the background and of the same hue may be shadow: there colour says nothing and the network decides.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ UNLIKE_WEIGHT = 5.0
 # product on white equals it too. Enough to open a hole where the network hesitates.
 ALIKE_WEIGHT = 3.0
 SMOOTH_LIGHTNESS = 2.0  # standard deviation of L within 7 × 7 px that still counts as smooth
+PENUMBRA_PX = 31  # how wide the edge of a shadow may be
 
 
 def fuse(
@@ -32,26 +32,72 @@ def fuse(
     colour = np.where(
         ratio < 1,
         ALIKE_WEIGHT * (ratio - 1),
-        UNLIKE_WEIGHT * np.minimum((ratio - 1) / 2, 1) * (1 - shadow_likeness(lab, background)),
+        UNLIKE_WEIGHT * np.minimum((ratio - 1) / 2, 1) * (1 - shadow_likeness(lab, background, probability)),
     )
     # A background that is itself rough predicts little, so its vote fades out.
     reliability = float(np.clip((MAX_DISTANCE - background.tolerance) / 12, 0, 1))
     bounded = np.clip(probability, 1 - NETWORK_CERTAINTY, NETWORK_CERTAINTY)
     mask: NDArray[np.bool_] = np.log(bounded / (1 - bounded)) + reliability * colour > 0
-    return mask
+    return drop_specks(fill_opaque_holes(mask, ratio), probability)
 
 
-def shadow_likeness(lab: NDArray[np.float32], background: Background) -> NDArray[np.float32]:
-    """How far a pixel may be shadowed background, (H, W) float32 in 0..1: darker, same hue, smooth."""
+def shadow_likeness(
+    lab: NDArray[np.float32], background: Background, probability: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """How far a pixel may be shadowed background, (H, W) float32 in 0..1: darker, same hue, smooth.
+
+    A shadow's edge is not smooth. It is recognised by its neighbour: smooth shadow that is darker still.
+    """
     import cv2
 
     difference = lab - background.surface
-    hue_shift = np.hypot(difference[..., 1], difference[..., 2])
+    darkness = np.maximum(-difference[..., 0], 0)
     lightness = np.ascontiguousarray(lab[..., 0])
     mean = cv2.blur(lightness, (7, 7))
     deviation = np.sqrt(np.maximum(cv2.blur(lightness * lightness, (7, 7)) - mean * mean, 0))
     grain = float(np.median(deviation[: max(1, lab.shape[0] // 50)]))
-    same_hue = np.clip(1.5 - hue_shift / background.tolerance, 0, 1)
+    hue_shift = np.hypot(difference[..., 1], difference[..., 2])
+    same_hue = np.clip(1.5 - hue_shift / background.tolerance, 0, 1) * (darkness > 0)
     smooth = np.clip(1.5 - deviation / (SMOOTH_LIGHTNESS + 2 * grain), 0, 1)
-    likeness: NDArray[np.float32] = (same_hue * smooth * (difference[..., 0] < 0)).astype(np.float32)
+
+    core = (same_hue * smooth > 0.5) & (darkness > background.tolerance) & (probability < 0.3)
+    window = cv2.getStructuringElement(cv2.MORPH_RECT, (PENUMBRA_PX, PENUMBRA_PX))
+    nearby = cv2.dilate((darkness * core).astype(np.float32), window)
+    penumbra = same_hue * (darkness <= nearby)
+    likeness: NDArray[np.float32] = np.maximum(same_hue * smooth, penumbra).astype(np.float32)
     return likeness
+
+
+def fill_opaque_holes(mask: NDArray[np.bool_], ratio: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Close enclosed holes of `mask` (H, W) through which no background can be seen.
+
+    ratio: distance from the background in tolerances. A shadow lies beside the object; grey in the middle
+    of it is the object's own.
+    """
+    import cv2
+
+    count, labels = cv2.connectedComponents((~mask).astype(np.uint8), connectivity=4)
+    visible = np.bincount(labels[ratio < 1], minlength=count)
+    size = np.bincount(labels.ravel(), minlength=count)
+    at_edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    opaque = visible < 0.5 * size
+    opaque[0] = False  # the mask itself
+    opaque[at_edge] = False
+    filled: NDArray[np.bool_] = mask | opaque[labels]
+    return filled
+
+
+def drop_specks(mask: NDArray[np.bool_], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Remove tiny separate parts of `mask` (H, W) that the network does not see either.
+
+    A few stray pixels of a shadow's edge would otherwise widen the bounding box, and with it the crop.
+    """
+    import cv2
+
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    size = np.bincount(labels.ravel(), minlength=count)
+    size[0] = 0  # the background
+    seen = np.bincount(labels[probability > 0.5], minlength=count) > 0
+    keep = (size > 0.001 * size.max()) | (seen & (size > 0))
+    kept: NDArray[np.bool_] = keep[labels]
+    return kept
