@@ -262,7 +262,7 @@ def _check_texture(container: GlbContainer, texture: Json, where: str, report: R
     source = texture.get("source")
     if source is not None:
         image = entry(container.document, "images", source, f"{where}.source")
-        if image.get("mimeType") in {"image/webp", "image/ktx2", "image/avif"}:
+        if image.get("mimeType") in ("image/webp", "image/ktx2", "image/avif"):
             report("texture_source", f"{where} points at a {image['mimeType']} image without its extension")
     for name, extension in (child(texture, "extensions", where) or {}).items():
         if isinstance(extension, dict) and "source" in extension:
@@ -327,7 +327,8 @@ def _check_attribute(
     components, kinds = _ATTRIBUTES.get(attribute.partition("_")[0], (_QUANTIZED, set(TYPE_WIDTHS)))
     if quantized and attribute.partition("_")[0] in {"POSITION", "NORMAL", "TANGENT", "TEXCOORD"}:
         components = _QUANTIZED  # KHR_mesh_quantization
-    if accessor.get("componentType") not in components or accessor.get("type") not in kinds:
+    component, width = accessor_format(accessor, where)
+    if component not in components or accessor["type"] not in kinds:
         report(
             "attribute_format", f"{where} is of a component type or type that {attribute[:40]} cannot have"
         )
@@ -339,7 +340,6 @@ def _check_attribute(
     view = entry(document, "bufferViews", view_index, f"{where}.bufferView")
     if any(name in (child(view, "extensions", where) or {}) for name in COMPRESSED_VIEWS):
         return
-    component, width = accessor_format(accessor, where)
     stride = integer(view, "byteStride", where, default=0) or width * COMPONENT_SIZES[component]
     if integer(accessor, "byteOffset", where, default=0) % 4 or stride % 4:
         report("attribute_alignment", f"{where} does not start each vertex on a multiple of 4 bytes")
@@ -349,7 +349,8 @@ def _check_attribute(
 
 def _check_indices(document: Json, index: object, where: str, report: Report) -> None:
     accessor = entry(document, "accessors", index, where)
-    if accessor.get("type") != "SCALAR" or accessor.get("componentType") not in {5121, 5123, 5125}:
+    component, width = accessor_format(accessor, where)
+    if width != 1 or component not in {5121, 5123, 5125}:
         report("indices_format", f"{where} must be scalars of 8, 16 or 32 unsigned bits")
     if accessor.get("normalized") is True:
         report("indices_format", f"{where} must not be normalized")
