@@ -67,9 +67,9 @@ class Progress:
 
 def print_run(summary: Any, dagster_home: Path) -> None:
     """The table of a run, what went wrong by name, and where everything is."""
-    console = Console()
+    console = _console()
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("product", overflow="fold", min_width=24)
+    table.add_column("product", no_wrap=True)
     table.add_column("status")
     for column in ("triangles", "texture", "MB", "seconds", "cost $"):
         table.add_column(column, justify="right")
@@ -97,6 +97,12 @@ def print_run(summary: Any, dagster_home: Path) -> None:
     folder = summary.report.rsplit("/", 1)[0]
     console.print(f"models   {folder}/products/<sku>/model.glb", highlight=False, soft_wrap=True)
     console.print(f"lineage  make ui (Dagster home: {dagster_home})", highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    """As wide as the terminal; a file or a pipe has no width, so nothing is cut there."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def _print_problems(console: Console, summary: Any) -> None:
@@ -130,8 +136,9 @@ def print_costs(by: str, lines: Sequence[CostLine]) -> None:
             f"{line.seconds:.1f}",
         )
     total = sum((line.settled_usd for line in lines), start=Decimal(0))
-    Console().print(table)
-    Console().print(f"total settled: ${total:.4f}", highlight=False)
+    console = _console()
+    console.print(table)
+    console.print(f"total settled: ${total:.4f}", highlight=False)
 
 
 def cost_document(by: str, lines: Sequence[CostLine]) -> str:

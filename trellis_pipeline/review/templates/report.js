@@ -9,7 +9,7 @@
   const large = byId("large");
   const controls = { find: byId("find"), show: byId("show"), category: byId("category"), sort: byId("sort") };
   const RANK = { failed: 0, fail: 1, held: 2, warn: 3, pass: 4, "": 5 };
-  const LABELS = { pass: "Pass", warn: "Warn", fail: "Fail", failed: "Failed", held: "Held", generated: "New", cached: "Cached" };
+  const LABELS = { pass: "QA pass", warn: "QA warn", fail: "QA fail", failed: "Failed", held: "Held", generated: "New", cached: "Cached" };
   let found = products;
   let shown = 0;
   let open = -1;
@@ -190,7 +190,10 @@
     if (event.key === "/") { event.preventDefault(); controls.find.focus(); }
     if (event.key === "j") step(1);
     if (event.key === "k") step(-1);
-    if (event.key === "Enter" && event.target.classList.contains("card")) enlarged(found.indexOf(products[event.target.dataset.index]));
+    if (event.key === "Enter" && event.target.classList.contains("card")) {
+      event.preventDefault();  // or the same key press would push the dialog's first button
+      enlarged(found.indexOf(products[event.target.dataset.index]));
+    }
   });
 
   let waiting = 0;
@@ -207,7 +210,8 @@
   });
   byId("close").addEventListener("click", () => large.close());
   large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
-  document.querySelectorAll("[data-show]").forEach((link) => link.addEventListener("click", () => {
+  document.querySelectorAll("[data-show]").forEach((link) => link.addEventListener("click", (event) => {
+    event.preventDefault();
     const p = products.find((product) => product.sku === link.dataset.show);
     controls.find.value = "";
     controls.show.value = "all";
