@@ -117,7 +117,8 @@ def check_rows(
                 width_m=values.pop("width_m", None),
                 height_m=values.pop("height_m", None),
                 depth_m=values.pop("depth_m", None),
-                settings=MappingProxyType(values) if values else _NO_SETTINGS,
+                # The copy is as small as it can be; `values` has grown for cells that are gone by now.
+                settings=MappingProxyType(dict(values)) if values else _NO_SETTINGS,
                 row=row,
             )
         )
