@@ -98,9 +98,11 @@ def test_a_draft_is_a_closed_surface_that_fills_the_outline_of_its_photo(outline
     assert overlap >= (0.93 if outline == "chair" else 0.97)
 
 
-def test_a_bottle_is_turned_round_and_a_teapot_is_inflated():
+def test_a_bottle_is_turned_round_and_a_boot_is_inflated():
+    x, y = grid(256)
+    boot = ((np.abs(x - 0.7) < 0.2) | (y > 0.7)) & (y < 0.9) & (x < 0.9)
     assert build_draft(png(bottle()), SMALL, {}).method == "lathe"
-    assert build_draft(png(teapot()), SMALL, {}).method == "inflate"
+    assert build_draft(png(np.where(boot, 255, 0).astype(np.uint8)), SMALL, {}).method == "inflate"
 
 
 def test_a_bottle_is_about_as_deep_as_wide():
@@ -237,3 +239,26 @@ def test_any_mask_that_has_an_object_becomes_a_model_within_its_limit(blocks, mo
     model = build_draft(png(alpha), DraftOptions(max_triangles=most, texture_px=64), {})
     assert is_solid(model)
     assert model.triangles <= most
+
+
+def test_a_mug_is_round_although_it_has_a_handle_on_one_side():
+    x, y = grid(512)
+    ring = np.hypot(x - 0.72, y - 0.5)
+    mug = (np.abs(x - 0.45) < 0.28) & (np.abs(y - 0.5) < 0.4) | (ring < 0.2) & (ring > 0.14) & (x > 0.7)
+    model = build_draft(png(np.where(mug, 255, 0).astype(np.uint8)), SMALL, {})
+    points = geometry(model).positions
+    width, height, depth = np.ptp(points, axis=0)
+    assert model.method == "lathe"
+    assert 0.6 * height < depth < width
+    handle = points[points[:, 0] > points[:, 0].max() - 0.05 * width]
+    assert np.ptp(handle[:, 2]) < 0.3 * depth
+
+
+def test_a_known_depth_turns_a_stool_instead_of_stretching_its_legs():
+    alpha = chair()
+    alpha[:260] = 0  # a seat on two hair-thin legs
+    stool = build_draft(png(alpha), DraftOptions(texture_px=64, height_m=0.45, depth_m=0.5), {})
+    points = geometry(stool).positions
+    leg = points[points[:, 1] < 0.3]
+    assert np.ptp(points[:, 2]) == pytest.approx(0.5, abs=1e-5)
+    assert np.ptp(leg[:, 2]) < 0.1

@@ -17,7 +17,6 @@ from trellis_pipeline.generation.draft import colour, shape, silhouette
 from trellis_pipeline.generation.draft.model import DraftModel, DraftOptions
 from trellis_pipeline.mesh.types import Float32, Material, Mesh, TexturedMesh, UInt8
 
-CELLS = 256
 USEFUL_TRIANGLES = 12_000  # beyond this a blockout shows no more
 LEAST_TRIANGLES = 64
 LEAST_TEXTURE_PX = 64
@@ -25,8 +24,6 @@ MOST_TEXTURE_PX = 2048
 ATLAS_FILL = 0.6  # share of a square atlas that the unwrapper usually covers
 PADDING_SHARE = 256  # the texture's side over the gap between charts
 JPEG_QUALITY = 88
-# (grid cells, one piece without holes): tried in turn until the shape fits the triangle limit.
-ATTEMPTS = ((CELLS, False), (96, False), (96, True), (32, True))
 
 
 def build_draft(crop_png: bytes, options: DraftOptions, extras: Mapping[str, object]) -> DraftModel:
@@ -46,7 +43,7 @@ def build_draft(crop_png: bytes, options: DraftOptions, extras: Mapping[str, obj
     _check(options)
     rng = np.random.default_rng([options.seed & 0xFFFF_FFFF, options.seed >> 32 & 0xFFFF_FFFF])
     rgba = silhouette.decode_crop(crop_png)
-    prior, mesh = _solid(rgba[..., 3], options.max_triangles, rng)
+    prior, mesh = _solid(rgba[..., 3], options, rng)
     palette = colour.gather(rgba, lathe=prior.method == "lathe", rng=rng)
     texture_px = _texture_px(mesh, crop_px=rgba.shape[0], limit=options.texture_px)
     placed, scale = _to_metres(mesh, options)
@@ -95,24 +92,37 @@ def _check(options: DraftOptions) -> None:
             raise MeshError(f"{name} is {value}; a product is between 0.0001 and 10000 m")
 
 
-def _solid(alpha: UInt8, max_triangles: int, rng: np.random.Generator) -> tuple[shape.Prior, Mesh]:
+def _solid(alpha: UInt8, options: DraftOptions, rng: np.random.Generator) -> tuple[shape.Prior, Mesh]:
     """The simplified surface in units of the crop's side, centred on nothing in particular."""
     from trellis_pipeline.mesh.clean import is_closed_manifold, weld
     from trellis_pipeline.mesh.simplify import simplify
 
     prior: shape.Prior | None = None
-    target = min(max_triangles, USEFUL_TRIANGLES)
-    for cells, simple in ATTEMPTS:
-        outline = silhouette.trace(alpha, cells, simple=simple)
+    target = min(options.max_triangles, USEFUL_TRIANGLES)
+    cells = silhouette.usual_cells(alpha)
+    # Tried in turn until the shape fits the triangle limit; at last one piece without holes.
+    for grid, simple in ((cells, False), (min(96, cells), False), (min(96, cells), True), (32, True)):
+        outline = silhouette.trace(alpha, grid, simple=simple)
         if prior is None:
-            prior = shape.guess(outline, rng)
+            prior = shape.guess(outline, rng, _known_depth(outline, options))
         try:
             mesh = weld(simplify(shape.build_solid(outline, prior), target))
         except MeshError:
             continue  # too many pieces and holes for so few triangles: try a plainer outline
         if is_closed_manifold(mesh.triangles):
             return prior, mesh
-    raise MeshError(f"the outline does not fit into {max_triangles} triangles; raise the limit")
+    raise MeshError(f"the outline does not fit into {options.max_triangles} triangles; raise the limit")
+
+
+def _known_depth(outline: silhouette.Silhouette, options: DraftOptions) -> float | None:
+    """depth_m in units of the crop's side, if another dimension gives the scale."""
+    if options.depth_m is None:
+        return None
+    if options.height_m is not None:
+        return options.depth_m / options.height_m * float(outline.inside.any(axis=1).sum()) / outline.cells
+    if options.width_m is not None:
+        return options.depth_m / options.width_m * float(outline.inside.any(axis=0).sum()) / outline.cells
+    return None
 
 
 def _to_metres(mesh: Mesh, options: DraftOptions) -> tuple[Mesh, Float32]:

@@ -20,7 +20,7 @@ Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 # A crossing closer to a cell's centre than this makes slivers and ill-conditioned quotients.
-NEAREST_CROSSING = 0.08
+NEAREST_CROSSING = 0.02
 
 
 @numba.njit(cache=True)

@@ -23,9 +23,11 @@ Int32 = npt.NDArray[np.int32]
 Method = Literal["lathe", "inflate"]
 
 LATHE_SYMMETRY = 0.90  # overlap with the mirror image from which an outline counts as symmetric
-LATHE_COUPLING = 0.004  # wy of the lathe: rounds caps and steps over about 6 % of the width
+LATHE_COUPLING = 0.02  # wy of the lathe: rounds caps and steps over about 14 % of the width
 LEAST_HALF_THICKNESS = 0.0035  # of the crop's side: what a wire or a leaf keeps
 RIM_HALF_THICKNESS = 0.0030
+FILLET = 0.02  # of the crop's side: radius of the edge around a level foot or top
+PERSUASION = 0.4  # how much better, in log depth, the other method must fit a known depth to be taken
 ROUGHNESS = 0.7  # between cardboard and glazed ware; a photo does not tell
 
 
@@ -41,17 +43,33 @@ class Prior:
     back: float
 
 
-def guess(silhouette: Silhouette, rng: np.random.Generator) -> Prior:
-    """Choose the method from the outline's symmetry and draw the rest around its usual value."""
-    inside = silhouette.inside
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    aspect = len(columns) / len(rows)
+def guess(silhouette: Silhouette, rng: np.random.Generator, depth: float | None = None) -> Prior:
+    """Choose the method and draw the rest around its usual value.
+
+    depth: the real depth in units of the crop's side, if it is known. It settles what symmetry leaves open:
+    a stool that is deeper than its legs are thick is no inflated wire.
+    """
     spread = float(np.exp(rng.normal(0.0, 0.08)))
-    if silhouette.symmetry >= LATHE_SYMMETRY:
-        # Wide symmetric things (benches, screens) are less deep than wide.
-        depth = min(1.0, aspect**-0.6) * 0.95
-        return Prior("lathe", depth * spread, 2.0 + 0.8 * float(rng.random()), 1.0)
-    return Prior("inflate", 1.0 * spread, 2.0, float(rng.uniform(0.75, 1.0)))
+    roundness = 2.0 + 0.6 * float(rng.random())
+    back = float(rng.uniform(0.75, 1.0))
+    inflate = Prior("inflate", 1.1 * spread, 2.0, back)
+    # Round outlines are turned. Rectangles may be cans or cartons, and the wider, the more like a panel.
+    boxy = min(max((silhouette.fullness - 0.8) / 0.15, 0.0), 1.0)
+    factor = 1.0 - 0.15 * boxy
+    if silhouette.aspect > 1.0:
+        factor *= silhouette.aspect ** -(0.3 + 0.9 * boxy)
+    lathe = Prior("lathe", factor * spread, roundness, 1.0)
+    favoured, other = (lathe, inflate) if silhouette.symmetry >= LATHE_SYMMETRY else (inflate, lathe)
+    if depth is None:
+        return favoured
+    misfits = [abs(np.log(depth / _natural_depth(silhouette, prior))) for prior in (favoured, other)]
+    chosen = other if misfits[1] + PERSUASION < misfits[0] else favoured
+    if chosen is lathe:
+        # What is full like a box and not as deep as wide is one.
+        oblong = abs(np.log(depth * silhouette.cells / _body_width(silhouette)))
+        squared = boxy * min(float(oblong) / 0.5, 1.0)
+        return Prior("lathe", lathe.depth, roundness + 3.0 * squared, 1.0)
+    return chosen
 
 
 def build_solid(silhouette: Silhouette, prior: Prior) -> Mesh:
@@ -59,22 +77,66 @@ def build_solid(silhouette: Silhouette, prior: Prior) -> Mesh:
 
     Returns vertices with x right, y up from the crop's lower left corner, z towards the viewer, 0 midway.
     """
-    lathe = prior.method == "lathe"
-    flat = flat_ends(silhouette, tops=lathe)
-    squared = field.solve(silhouette.coverage, flat, wx=1.0, wy=LATHE_COUPLING if lathe else 1.0)
-    if prior.roundness > 2.0:
-        widest = _widest(squared, silhouette.inside)
-        height = np.sqrt(widest) * (squared / np.maximum(widest, 1e-6)) ** (1.0 / prior.roundness)
-    else:
-        height = np.sqrt(squared)
+    flat = flat_ends(silhouette, tops=prior.method == "lathe")
+    height = _height(silhouette, prior, flat)
     cells = silhouette.cells
+    height = _fillet(height, flat, FILLET * cells)
     least = LEAST_HALF_THICKNESS * cells
-    front = np.sqrt((prior.depth * height) ** 2 + least**2).astype(np.float32)
-    back = np.sqrt((prior.depth * prior.back * height) ** 2 + least**2).astype(np.float32)
+    front = np.sqrt(height**2 + least**2).astype(np.float32)
+    back = np.sqrt((prior.back * height) ** 2 + least**2).astype(np.float32)
     mesh = surface.close_surface(silhouette.coverage, front, back, flat, rim=RIM_HALF_THICKNESS * cells)
     # Cell centres are half a cell inside the crop; the last row of the grid is y = 0 there.
     offset = np.array([0.5 - BORDER, 0.5 - BORDER, 0.0], np.float32)
     return Mesh(vertices=((mesh.vertices + offset) / cells).astype(np.float32), triangles=mesh.triangles)
+
+
+def _height(silhouette: Silhouette, prior: Prior, flat: Bool) -> Float32:
+    """Half thickness in cells, 0 outside the outline."""
+    import cv2
+
+    whole = silhouette.inside
+    if prior.method == "inflate":
+        inflated = prior.depth * np.sqrt(field.solve(silhouette.coverage, flat))
+        return np.asarray(inflated, dtype=np.float32)
+    if np.array_equal(silhouette.body, whole):
+        turned = silhouette.coverage
+    else:
+        # Handles and spouts have their own thickness; only the body is as deep as it is wide.
+        soft = cv2.GaussianBlur(silhouette.body.astype(np.float32), (0, 0), 1.0)
+        joined = silhouette.body | (whole & (soft >= 0.5))
+        at_outline = cv2.dilate((~whole).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        turned = np.where(joined & at_outline, silhouette.coverage, np.minimum(soft, silhouette.coverage))
+        turned = np.where(whole, turned, np.where(soft > 0.02, silhouette.coverage, 0.0)).astype(np.float32)
+    squared = field.solve(turned, flat, wy=LATHE_COUPLING)
+    widest = _widest(squared, turned >= 0.5)
+    height = np.sqrt(widest) * (squared / np.maximum(widest, 1e-6)) ** (1.0 / prior.roundness)
+    if turned is not silhouette.coverage:
+        attached = np.sqrt(field.solve(silhouette.coverage, flat))
+        height = np.maximum(height, min(1.0, 1.0 / prior.depth) * attached)
+    return np.asarray(prior.depth * height, dtype=np.float32)
+
+
+def _fillet(height: Float32, flat: Bool, radius: float) -> Float32:
+    """Round the edge that a flat end would make with the surface, over `radius` cells."""
+    import cv2
+
+    if not flat.any():
+        return height
+    distance = cv2.distanceTransform((~flat).astype(np.uint8), cv2.DIST_L2, 5) - 0.5
+    reach = np.minimum(radius, 0.5 * height)
+    left = np.clip(1.0 - distance / np.maximum(reach, 1e-6), 0.0, 1.0)
+    return np.asarray(height - reach * (1.0 - np.sqrt(1.0 - left**2)), dtype=np.float32)
+
+
+def _natural_depth(silhouette: Silhouette, prior: Prior) -> float:
+    """Depth in units of the crop's side."""
+    flat = flat_ends(silhouette, tops=prior.method == "lathe")
+    deepest = float(_height(silhouette, prior, flat).max())
+    return max(deepest * (1.0 + prior.back) / silhouette.cells, LEAST_HALF_THICKNESS)
+
+
+def _body_width(silhouette: Silhouette) -> int:
+    return int(np.count_nonzero(silhouette.body.any(axis=0)))
 
 
 def _widest(squared: Float32, inside: Bool) -> Float32:

@@ -21,27 +21,35 @@ UInt8 = npt.NDArray[np.uint8]
 
 MAX_CROP_PX = 4096
 MIN_CROP_PX = 8
+USUAL_CELLS, MOST_CELLS, LEAST_GRID = 256, 384, 64
 BORDER = 2  # empty cells around the crop, so that every outline closes
 LEAST_CELLS = 24  # a smaller object has no shape
 LEAST_SHARE = 0.004  # of the object: smaller pieces are specks
 MOST_PIECES = 24
 PINHOLE_CELLS = 6
 FLAT_RUN_CELLS = 3
+BODY_OPENING = 0.35  # of the largest inscribed radius: thinner parts are handles, spouts, straps
+BODY_LEAST = 0.7  # of the area: with less it is a frame, not a body with handles
 
 
 @dataclass(frozen=True, slots=True)
 class Silhouette:
     """coverage: (n + 4, n + 4) float32, share of each cell that the object covers; the outline is at 0.5.
 
-    The crop's n x n cells stand inside a border of two empty ones. inside: coverage >= 0.5. symmetry: 0..1,
-    overlap of the outline with its mirror image about its best vertical axis. pieces, holes: what was kept.
+    The crop's n x n cells stand inside a border of two empty ones. inside: coverage >= 0.5. pieces, holes:
+    how many were kept. body: the cells without those of handles and spouts. The rest describes the body:
+    symmetry: 0..1, overlap with its mirror image about its best vertical axis. aspect: width over height.
+    fullness: share of its bounding box, about 0.79 for an ellipse and 1 for a rectangle.
     """
 
     coverage: Float32
     inside: Bool
-    symmetry: float
     pieces: int
     holes: int
+    body: Bool
+    symmetry: float
+    aspect: float
+    fullness: float
 
     @property
     def cells(self) -> int:
@@ -124,28 +132,73 @@ def trace(alpha: UInt8, cells: int, *, simple: bool = False) -> Silhouette:
     ]
     coverage[np.isin(gaps, filled)] = 1.0
     inside = coverage >= 0.5
+    body = _body(inside)
+    box = body[np.ix_(body.any(axis=1), body.any(axis=0))]
     return Silhouette(
         coverage=coverage,
         inside=inside,
-        symmetry=mirror_overlap(inside),
         pieces=len(kept),
         holes=gap_count - 1 - len(filled),
+        body=body,
+        symmetry=mirror(body)[0],
+        aspect=box.shape[1] / box.shape[0],
+        fullness=float(box.mean()),
     )
 
 
-def mirror_overlap(inside: Bool) -> float:
-    """Intersection over union of the mask with its mirror image about the best vertical axis, 0..1."""
+def usual_cells(alpha: UInt8) -> int:
+    """Grid cells along the side that a crop deserves: more for wiry objects, none beyond its own pixels."""
+    share = max(float(np.count_nonzero(alpha >= 128)) / alpha.size, 1e-3)
+    wanted = min(max(round(USUAL_CELLS * np.sqrt(0.45 / share)), USUAL_CELLS), MOST_CELLS)
+    return int(min(wanted, max(alpha.shape[0], LEAST_GRID)))
+
+
+def _body(inside: Bool) -> Bool:
+    """The mask without handles and spouts; the mask itself if it is a frame of thin parts.
+
+    Handles are what an opening removes, unless it lies on the axis (a neck, a lid's knob, a lamp's foot) or
+    has its like on the other side.
+    """
+    import cv2
+    from scipy import ndimage
+
+    depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
+    radius = BODY_OPENING * float(depth.max())
+    opened = inside & (cv2.distanceTransform((depth <= radius).astype(np.uint8), cv2.DIST_L2, 5) <= radius)
+    if np.count_nonzero(opened) < BODY_LEAST * np.count_nonzero(inside):
+        return inside
+    _, axis = mirror(opened)
+    twin = np.zeros_like(inside)
+    columns = axis - np.arange(inside.shape[1])
+    valid = (columns >= 0) & (columns < inside.shape[1])
+    twin[:, valid] = inside[:, columns[valid]]
+    parts, count = ndimage.label(inside & ~opened)
+    body = opened.copy()
+    for part in range(1, count + 1):
+        cells = parts == part
+        on_axis = cells[:, axis // 2].any()
+        if on_axis or np.count_nonzero(cells & twin) >= 0.8 * np.count_nonzero(cells):
+            body |= cells
+    return body
+
+
+def mirror(inside: Bool) -> tuple[float, int]:
+    """How well the mask matches its mirror image about its best vertical axis, and where that axis is.
+
+    Returns intersection over union, 0..1, and the sum of the columns that change places.
+    """
     columns = np.flatnonzero(inside.any(axis=0))
     box = inside[:, columns[0] : columns[-1] + 1]
     reach = max(1, box.shape[1] // 12)
     padded = np.pad(box, ((0, 0), (reach, reach)))
     mirrored = padded[:, ::-1]
-    best = 0.0
-    for shift in range(-reach, reach + 1):
+    best, best_shift = 0.0, 0
+    for shift in sorted(range(-reach, reach + 1), key=abs):
         moved = np.roll(mirrored, shift, axis=1)
-        union = np.count_nonzero(padded | moved)
-        best = max(best, np.count_nonzero(padded & moved) / union)
-    return best
+        overlap = np.count_nonzero(padded & moved) / np.count_nonzero(padded | moved)
+        if overlap > best:
+            best, best_shift = overlap, shift
+    return best, int(columns[0] + columns[-1] + best_shift)
 
 
 def flat_ends(silhouette: Silhouette, *, tops: bool) -> Bool:
