@@ -106,20 +106,18 @@ def measure(positions: npt.NDArray[np.float32], triangles: npt.NDArray[np.int32]
     unused, wild = kernels.extents(points, corners, box)
     finite = bool(np.isfinite(box).all())
     centre = (box[:3] + box[3:]) / 2 if finite else np.zeros(3)
-    parent = np.empty(distinct, np.int32)
-    work = (parent, np.zeros(distinct + 1, np.int32), np.zeros(distinct + 1, np.int32))
-    area, volume, degenerate, kept = kernels.survey(points, corners, ids, centre, work)
-    keys = (np.empty(3 * kept, np.int32), np.empty(kept, np.int64))
-    members, touched = np.zeros(distinct, np.int32), np.zeros(distinct, np.uint8)
-    kernels.gather(corners, ids, work, keys, (members, touched))
-    edges, boundary, loops, crowded, conflicts, duplicates = kernels.compare(work, keys)
-    sizes = members[members > 0]
+    starts = np.zeros(distinct + 1, np.int32)
+    area, volume, degenerate, kept = kernels.survey(points, corners, ids, centre, starts)
+    listed = np.empty(3 * kept, np.int64)
+    kernels.gather(corners, ids, starts, listed)
+    faces = np.zeros(distinct, np.int32)
+    welded, edges, boundary, loops, crowded, conflicts, duplicates = kernels.compare(starts, listed, faces)
+    sizes = faces[faces > 0]
     largest = int(sizes.max()) if sizes.size else 0
-    welded = int(np.count_nonzero(touched))
     return Topology(
         triangles=len(corners),
         vertices=len(points),
-        welded_vertices=welded,
+        welded_vertices=int(welded),
         unused_vertices=int(unused),
         non_finite_vertices=int(wild),
         edges=int(edges),
@@ -132,7 +130,7 @@ def measure(positions: npt.NDArray[np.float32], triangles: npt.NDArray[np.int32]
         components=len(sizes),
         floaters=int(np.count_nonzero((sizes < FLOATER_SHARE * kept) & (sizes < largest))),
         largest_component_share=largest / kept if kept else 0.0,
-        euler_characteristic=welded - int(edges) + int(kept),
+        euler_characteristic=int(welded) - int(edges) + int(kept),
         area_m2=float(area),
         signed_volume_m3=float(volume),
         bbox_min_m=(float(box[0]), float(box[1]), float(box[2])) if finite else None,

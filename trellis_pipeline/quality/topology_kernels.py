@@ -16,7 +16,7 @@ _SMALL = 24  # up to here insertion sort beats heapsort
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort(keys: Any, start: int, end: int) -> None:
+def _sort(keys: Any, start: Any, end: Any) -> None:
     """Sort keys[start:end] ascending, in place."""
     n = end - start
     if n <= _SMALL:
@@ -50,7 +50,7 @@ def _sort(keys: Any, start: int, end: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _find(parent: Any, item: int) -> int:
+def _find(parent: Any, item: Any) -> int:
     while parent[item] != item:
         parent[item] = parent[parent[item]]
         item = parent[item]
@@ -58,7 +58,7 @@ def _find(parent: Any, item: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(parent: Any, a: int, b: int) -> int:
+def _join(parent: Any, a: Any, b: Any) -> int:
     """Make one set of the two that hold a and b; 1 if they were two, 0 if it was one already."""
     ra, rb = _find(parent, a), _find(parent, b)
     if ra == rb:
@@ -71,13 +71,19 @@ def _join(parent: Any, a: int, b: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _between(points: Any, start: int, end: int) -> Any:
+def _between(points: Any, start: Any, end: Any) -> Any:
     """The vector between two points in float64."""
     return (
         np.float64(points[end, 0]) - np.float64(points[start, 0]),
         np.float64(points[end, 1]) - np.float64(points[start, 1]),
         np.float64(points[end, 2]) - np.float64(points[start, 2]),
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def _same_zero(bits: Any) -> Any:
+    """The bits of a float32, those of 0.0 for -0.0."""
+    return np.uint32(0) if bits == np.uint32(0x80000000) else bits
 
 
 @numba.njit(cache=True, nogil=True)
@@ -91,45 +97,43 @@ def weld(bits: Any, ids: Any) -> int:
     while size < 2 * count:
         size *= 2
     mask = np.uint64(size - 1)
-    table = np.full(size, -1, np.int32)
+    # A slot holds (upper half of the hash, id), so that strangers are told apart without a look at their
+    # coordinates, which lie anywhere in memory.
+    table = np.full(size, np.int64(-1), np.int64)
     first = np.empty(count, np.int32)
     unique = 0
     for i in range(count):
-        x, y, z = bits[i, 0], bits[i, 1], bits[i, 2]
-        # -0.0 and 0.0 are one place.
-        if x == 0x80000000:
-            x = np.uint32(0)
-        if y == 0x80000000:
-            y = np.uint32(0)
-        if z == 0x80000000:
-            z = np.uint32(0)
+        x, y, z = _same_zero(bits[i, 0]), _same_zero(bits[i, 1]), _same_zero(bits[i, 2])
         h = (np.uint64(x) * np.uint64(0x9E3779B97F4A7C15)) ^ (np.uint64(y) * np.uint64(0xC2B2AE3D27D4EB4F))
         h = (h ^ (h >> np.uint64(29))) + np.uint64(z)
         h *= np.uint64(0xBF58476D1CE4E5B9)
-        slot = (h ^ (h >> np.uint64(32))) & mask
+        h ^= h >> np.uint64(32)
+        tag = np.int64(h >> np.uint64(33)) << np.int64(32)
+        slot = h & mask
         while True:
-            known = table[slot]
-            if known < 0:
-                table[slot] = unique
+            entry = table[slot]
+            if entry < 0:
+                table[slot] = tag | np.int64(unique)
                 first[unique] = i
                 ids[i] = unique
                 unique += 1
                 break
-            other = first[known]
-            u, v, w = bits[other, 0], bits[other, 1], bits[other, 2]
-            if (
-                (u == x or (x == 0 and u == 0x80000000))
-                and (v == y or (y == 0 and v == 0x80000000))
-                and (w == z or (z == 0 and w == 0x80000000))
-            ):
-                ids[i] = known
-                break
+            known = entry & np.int64(0xFFFFFFFF)
+            if entry == tag | known:
+                other = first[known]
+                if (
+                    _same_zero(bits[other, 0]) == x
+                    and _same_zero(bits[other, 1]) == y
+                    and _same_zero(bits[other, 2]) == z
+                ):
+                    ids[i] = known
+                    break
             slot = (slot + np.uint64(1)) & mask
     return unique
 
 
 @numba.njit(cache=True, nogil=True)
-def _repeats(a: int, b: int, c: int) -> bool:
+def _repeats(a: Any, b: Any, c: Any) -> bool:
     return a == b or b == c or a == c  # noqa: PLR1714 (compiled: a tuple would be slower)
 
 
@@ -158,16 +162,13 @@ def extents(points: Any, triangles: Any, box: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def survey(points: Any, triangles: Any, ids: Any, centre: Any, work: Any) -> Any:
+def survey(points: Any, triangles: Any, ids: Any, centre: Any, starts: Any) -> Any:
     """First pass over the faces: (area, volume, degenerate faces, faces without a repeated vertex).
 
     centre: (3,) float64, where volume is summed around: far from the origin its terms would drown each
-    other. work: three zeroed int32 arrays, written: the union-find parent (U,), and where the edges and the
-    faces whose lowest vertex is v start in a list by vertex, (U + 1,) each.
+    other. starts: (U + 1,) int32 zeros, written: where the edges whose lower vertex is v start in a list of
+    edges by their lower vertex.
     """
-    parent, edge_start, face_start = work
-    for v in range(len(parent)):
-        parent[v] = v
     area = volume = 0.0
     degenerate = kept = 0
     for t in range(len(triangles)):
@@ -179,78 +180,81 @@ def survey(points: Any, triangles: Any, ids: Any, centre: Any, work: Any) -> Any
         doubled = np.sqrt(nx * nx + ny * ny + nz * nz)
         if np.isfinite(doubled):
             area += 0.5 * doubled
-            volume += (
-                (points[i, 0] - centre[0]) * nx
-                + (points[i, 1] - centre[1]) * ny
-                + (points[i, 2] - centre[2]) * nz
-            ) / 6.0
+            rx, ry, rz = points[i, 0] - centre[0], points[i, 1] - centre[1], points[i, 2] - centre[2]
+            volume += (rx * nx + ry * ny + rz * nz) / 6.0
         a, b, c = ids[i], ids[j], ids[k]
         if _repeats(a, b, c):
             degenerate += 1
             continue
         kept += 1
         degenerate += doubled == 0.0
-        edge_start[min(a, b) + 1] += 1
-        edge_start[min(b, c) + 1] += 1
-        edge_start[min(c, a) + 1] += 1
-        face_start[min(a, b, c) + 1] += 1
-        _join(parent, a, b)
-        _join(parent, a, c)
-    for v in range(len(parent)):
-        edge_start[v + 1] += edge_start[v]
-        face_start[v + 1] += face_start[v]
+        starts[min(a, b) + 1] += 1
+        starts[min(b, c) + 1] += 1
+        starts[min(c, a) + 1] += 1
+    for v in range(len(starts) - 1):
+        starts[v + 1] += starts[v]
     return area, volume, degenerate, kept
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(triangles: Any, ids: Any, work: Any, keys: Any, parts: Any) -> None:
-    """Second pass: list edges and faces by their lowest vertex, and count the faces of each part.
+def gather(triangles: Any, ids: Any, starts: Any, edges: Any) -> None:
+    """Second pass: list every face's edges by their lower vertex.
 
-    work: as `survey` left it. keys: edges (int32) as 2 * higher vertex + direction, faces (int64) as the two
-    other vertices, written. parts: (U,) int32 faces by root vertex and (U,) uint8 whether a face uses the
-    vertex; zeroed arrays, written.
+    edges: int64, written: the higher vertex, then the face's third vertex, then the direction in the lowest
+    bit, so that sorting brings the uses of one edge together and the uses by equal faces side by side.
     """
-    parent, edge_start, face_start = work
-    edges, faces = keys
-    members, touched = parts
-    edge_fill, face_fill = edge_start.copy(), face_start.copy()
+    place = starts.copy()
     for t in range(len(triangles)):
-        a, b, c = ids[triangles[t, 0]], ids[triangles[t, 1]], ids[triangles[t, 2]]
+        a = np.int64(ids[triangles[t, 0]])
+        b = np.int64(ids[triangles[t, 1]])
+        c = np.int64(ids[triangles[t, 2]])
         if _repeats(a, b, c):
             continue
-        members[_find(parent, a)] += 1
-        touched[a] = touched[b] = touched[c] = 1
         for _ in range(3):
-            lower, higher, backwards = (a, b, 0) if a < b else (b, a, 1)
-            edges[edge_fill[lower]] = 2 * higher + backwards
-            edge_fill[lower] += 1
+            if a < b:
+                edges[place[a]] = (b << 32) | (c << 1)
+                place[a] += 1
+            else:
+                edges[place[b]] = (a << 32) | (c << 1) | 1
+                place[b] += 1
             a, b, c = b, c, a
-        smallest, largest = min(a, b, c), max(a, b, c)
-        middle = np.int64(a) + b + c - smallest - largest
-        faces[face_fill[smallest]] = (middle << np.int64(32)) | np.int64(largest)
-        face_fill[smallest] += 1
 
 
 @numba.njit(cache=True, nogil=True)
-def compare(work: Any, keys: Any) -> Any:
-    """Third pass, sorting keys: (edges, boundary edges, loops, non-manifold, conflicts, duplicate faces)."""
-    rim, edge_start, face_start = work
-    edges, faces = keys
-    for v in range(len(rim)):
-        rim[v] = v
-    on_rim = np.zeros(len(rim), np.uint8)
+def compare(starts: Any, edges: Any, faces: Any) -> Any:
+    """Third pass: (vertices, edges, boundary edges, loops, non-manifold, conflicts, duplicate faces).
+
+    edges: as `gather` left it; sorted here. faces: (U,) int32 zeros, written: for one vertex of each
+    connected part, the number of the part's faces; 0 elsewhere.
+    """
+    count = len(faces)
+    parent, rim = np.empty(count, np.int32), np.empty(count, np.int32)
+    for v in range(count):
+        parent[v] = rim[v] = v
+    used, on_rim = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
     distinct = boundary = loops = crowded = conflicts = duplicates = 0
-    for v in range(len(rim)):
-        at, end = edge_start[v], edge_start[v + 1]
+    for v in range(count):
+        at, end = starts[v], starts[v + 1]
+        if at == end:
+            continue
         _sort(edges, at, end)
+        used[v] = 1
         while at < end:
-            other = edges[at] >> 1
+            other = edges[at] >> 32
             total = backwards = 0
-            while at < end and edges[at] >> 1 == other:
+            third = np.int64(-1)
+            while at < end and edges[at] >> 32 == other:
+                before = third
+                third = (edges[at] & 0xFFFFFFFF) >> 1
+                if third > other:  # so v and other are the face's two lowest: count the face here, once
+                    faces[v] += 1
+                    duplicates += third == before
                 total += 1
                 backwards += edges[at] & 1
                 at += 1
             distinct += 1
+            used[other] = 1
+            _join(parent, v, other)
             if total == 1:
                 boundary += 1
                 # Rims are counted as their vertices less the edges that joined two of them.
@@ -261,8 +265,11 @@ def compare(work: Any, keys: Any) -> Any:
                 crowded += 1
             elif backwards != 1:
                 conflicts += 1
-        start, end = face_start[v], face_start[v + 1]
-        _sort(faces, start, end)
-        for f in range(start + 1, end):
-            duplicates += faces[f] == faces[f - 1]
-    return distinct, boundary, loops, crowded, conflicts, duplicates
+    vertices = 0
+    for v in range(count):
+        vertices += used[v]
+        root = _find(parent, v)
+        if root != v:
+            faces[root] += faces[v]
+            faces[v] = 0
+    return vertices, distinct, boundary, loops, crowded, conflicts, duplicates
