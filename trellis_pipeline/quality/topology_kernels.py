@@ -50,7 +50,7 @@ def _sort(keys: Any, start: Any, end: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _find(parent: Any, item: Any) -> int:
+def _find(parent: Any, item: Any) -> Any:
     while parent[item] != item:
         parent[item] = parent[parent[item]]
         item = parent[item]
@@ -58,7 +58,7 @@ def _find(parent: Any, item: Any) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(parent: Any, a: Any, b: Any) -> int:
+def _join(parent: Any, a: Any, b: Any) -> Any:
     """Make one set of the two that hold a and b; 1 if they were two, 0 if it was one already."""
     ra, rb = _find(parent, a), _find(parent, b)
     if ra == rb:
@@ -133,7 +133,7 @@ def weld(bits: Any, ids: Any) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _repeats(a: Any, b: Any, c: Any) -> bool:
+def _repeats(a: Any, b: Any, c: Any) -> Any:
     return a == b or b == c or a == c  # noqa: PLR1714 (compiled: a tuple would be slower)
 
 
