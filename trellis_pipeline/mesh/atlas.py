@@ -6,8 +6,6 @@ graphics hardware, so a texel on a shared edge belongs to exactly one triangle, 
 triangles claim is a real overlap of the layout.
 """
 
-# ruff: noqa: PLR0917  kernels take their arrays one by one
-
 from __future__ import annotations
 
 from dataclasses import dataclass

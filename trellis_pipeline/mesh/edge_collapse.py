@@ -4,8 +4,6 @@ Kept apart because it is compiled: plain loops over arrays, no Python objects. A
 the link condition holds, so no edge ever gets more faces than it had and no hole opens or closes.
 """
 
-# ruff: noqa: PLR0917  kernels take their arrays one by one
-
 from __future__ import annotations
 
 import math
