@@ -106,9 +106,10 @@ def _solid(alpha: UInt8, options: DraftOptions, rng: np.random.Generator) -> tup
         if prior is None:
             prior = shape.guess(outline, rng, _known_depth(outline, options))
         try:
-            mesh = weld(simplify(shape.build_solid(outline, prior), target))
+            solid = simplify(shape.build_solid(outline, prior), target)
         except MeshError:
             continue  # too many pieces and holes for so few triangles: try a plainer outline
+        mesh = weld(shape.fit_box(solid, outline, alpha))
         if is_closed_manifold(mesh.triangles):
             return prior, mesh
     raise MeshError(f"the outline does not fit into {options.max_triangles} triangles; raise the limit")

@@ -157,7 +157,7 @@ def _noise(x: float, y: float, z: float, seed: int) -> float:
 
 
 @numba.njit(cache=True)
-def _paint(points, normal_z, photo, calm, grain, seed, low, high, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _paint(points, normal_z, photo, calm, grain, seed, low, high, out):  # type: ignore[no-untyped-def]
     size, c = photo.shape[0], calm.shape[0]
     for i in range(points.shape[0]):
         x, y = points[i, 0], 1.0 - points[i, 1]

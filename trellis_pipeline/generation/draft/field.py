@@ -31,7 +31,7 @@ def _crossing(inner: float, outer: float) -> float:
 
 
 @numba.njit(cache=True)
-def _sweep(u, coverage, flat, wx, wy, sweeps):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _sweep(u, coverage, flat, wx, wy, sweeps):  # type: ignore[no-untyped-def]
     """Relax u in place, one horizontal run of cells at a time, alternately down and up."""
     rows, columns = coverage.shape
     upper = np.zeros(columns)

@@ -20,6 +20,7 @@ from trellis_pipeline.mesh.types import Mesh
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
+UInt8 = npt.NDArray[np.uint8]
 Method = Literal["lathe", "inflate"]
 
 LATHE_SYMMETRY = 0.90  # overlap with the mirror image from which an outline counts as symmetric
@@ -27,6 +28,7 @@ LATHE_COUPLING = 0.02  # wy of the lathe: rounds caps and steps over about 14 % 
 LEAST_HALF_THICKNESS = 0.0035  # of the crop's side: what a wire or a leaf keeps
 RIM_HALF_THICKNESS = 0.0030
 FILLET = 0.02  # of the crop's side: radius of the edge around a level foot or top
+EDGE_BAND = 0.06  # share of width and height in which `fit_box` moves points
 PERSUASION = 0.4  # how much better, in log depth, the other method must fit a known depth to be taken
 ROUGHNESS = 0.7  # between cardboard and glazed ware; a photo does not tell
 
@@ -150,3 +152,35 @@ def _widest(squared: Float32, inside: Bool) -> Float32:
     weight = inside.astype(np.float32)
     smooth = cv2.GaussianBlur(widest, (0, 0), 1.5) / np.maximum(cv2.GaussianBlur(weight, (0, 0), 1.5), 1e-3)
     return np.maximum(np.where(inside, smooth, 0.0), squared).astype(np.float32)
+
+
+def fit_box(mesh: Mesh, silhouette: Silhouette, alpha: UInt8) -> Mesh:
+    """Pull the outermost points to where the crop's outermost pixels are.
+
+    The grid and the simplifier both lose the last pixels of pointed tips, and with them the object's true
+    width and height. Only the outer EDGE_BAND of the surface moves. mesh: in units of the crop's side.
+    alpha: (S, S) uint8.
+    """
+    import cv2
+
+    size = alpha.shape[0]
+    near = cv2.dilate(silhouette.inside.astype(np.uint8), np.ones((5, 5), np.uint8))[
+        BORDER:-BORDER, BORDER:-BORDER
+    ]
+    solid = (alpha >= 128) & (cv2.resize(near, (size, size), interpolation=cv2.INTER_NEAREST) > 0)
+    if not solid.any():
+        return mesh
+    columns, rows = np.flatnonzero(solid.any(axis=0)), np.flatnonzero(solid.any(axis=1))
+    wanted = ((columns[0], columns[-1] + 1), (size - rows[-1] - 1, size - rows[0]))
+    vertices = mesh.vertices.copy()
+    for axis, ends in enumerate(wanted):
+        along = mesh.vertices[:, axis].astype(np.float64)
+        low, high = along.min(), along.max()
+        band = EDGE_BAND * (high - low)
+        most = 0.25 * band
+        pull_low = np.clip(ends[0] / size - low, -most, most)
+        pull_high = np.clip(ends[1] / size - high, -most, most)
+        along += pull_low * np.clip(1 - (mesh.vertices[:, axis] - low) / band, 0, 1)
+        along += pull_high * np.clip(1 - (high - mesh.vertices[:, axis]) / band, 0, 1)
+        vertices[:, axis] = along
+    return Mesh(vertices, mesh.triangles)

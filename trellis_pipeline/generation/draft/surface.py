@@ -27,7 +27,7 @@ def _put(table, row, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _trace(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915, PLR0917  one walk over one grid
+def _trace(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915  one walk over one grid
     coverage, front, back, rim_front, rim_back, flat
 ):
     """Vertices (2N, 3) in cells, image axes (y down), front first; triangles (T, 3)."""
