@@ -1,10 +1,10 @@
 """What Dagster's public API cannot say from inside a run, in one place.
 
 Asset checks of single products in a run over many; failure marks of products in a run that was not launched
-over a partition range; and which upstream event a product's materialization was made from, without which the
-staleness view compares times instead of contents. All are ordinary Dagster events and tags; only their
-constructors and names live under `dagster._core`. A test runs them against the installed Dagster and reads them back through its storage, so
-that an upgrade that moves them fails loudly.
+over a partition range; and which upstream event a product's materialization was made from, without which
+the staleness view compares times instead of contents. All are ordinary Dagster events and tags; only their
+constructors and names live under `dagster._core`. A test runs them against the installed Dagster and reads
+them back through its storage, so that an upgrade that moves them fails loudly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ _SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSever
 
 def provenance_tags(
     context: dg.AssetExecutionContext,
-    partition: str,
     data_version: str,
     code_version: str,
     upstream: tuple[dg.AssetKey, str, str | None],
@@ -61,15 +60,16 @@ def _latest_event(
     """Storage id of the latest materialization. Unpartitioned inputs are compared by version alone."""
     if partition is None:
         return None
-    return context.instance.event_log_storage.get_latest_storage_id_by_partition(
+    latest: Mapping[str, int] = context.instance.event_log_storage.get_latest_storage_id_by_partition(
         asset_key, DagsterEventType.ASSET_MATERIALIZATION, partitions={partition}
-    ).get(partition)
+    )
+    return latest.get(partition)
 
 
 def report_checks(
     context: dg.AssetExecutionContext, asset_key: dg.AssetKey, partition: str, checks: Sequence[Check]
 ) -> None:
-    """Record evaluations of the partition that was just materialized by this run. Call right after yielding."""
+    """Record evaluations of the partition that this run has just materialized."""
     if not checks:
         return
     storage_id = _latest_event(context, asset_key, partition)

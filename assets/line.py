@@ -175,7 +175,7 @@ def _materialization(
             "cached": dg.MetadataValue.bool(not event.fresh),
         },
         tags=provenance_tags(
-            context, sku, record.data_version, stage.version, _upstream(event.item, stage, tools.catalog)
+            context, record.data_version, stage.version, _upstream(event.item, stage, tools.catalog)
         ),
     )
 
@@ -204,4 +204,3 @@ def _failure(failures: Sequence[ProductDone], stopped: RunStopped | None, total:
         metadata={"failed": len(failures), "failed_products": dg.MetadataValue.md("\n".join(lines[:1000]))},
         allow_retries=False,
     )
-

@@ -7,7 +7,6 @@ model was made from. Every limit of the profile becomes an asset check of the pr
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -28,16 +27,16 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ModelQualit
     from trellis_pipeline.quality.assess import assess
     from trellis_pipeline.quality.profiles import judge, verdict
 
-    started = time.perf_counter()
     glb = await asyncio.to_thread(tools.store.get_blob, item.need(ProductModel).model)
     crop = await asyncio.to_thread(tools.store.get_blob, item.need(ProductCrop).crop)
-    record = await tools.workers.run(assess, glb, crop)
+    assessed = await tools.workers.run(assess, glb, crop)
+    record = assessed.value
     results = judge(record, tools.profile)
     report = record.to_json_dict()
     return ModelQuality(
         inputs_key=inputs_key,
         data_version=fingerprint(report, asdict(tools.profile)),
-        seconds=time.perf_counter() - started,
+        seconds=assessed.seconds,
         report=report,
         attempt=item.need(ProductModel).attempt,
         profile=tools.profile.name,

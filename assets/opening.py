@@ -109,7 +109,9 @@ def open_tools(
         workers.close()
 
 
-def _requests(line: LineSettings, generator: GeneratorResource) -> Callable[[Product, int], GenerationRequest]:
+def _requests(
+    line: LineSettings, generator: GeneratorResource
+) -> Callable[[Product, int], GenerationRequest]:
     """Settings, then the catalog's, then the product's own; each further attempt takes the next seed."""
     generator.request(line.catalog.generation)  # a wrong setting fails the run now, not every product
 

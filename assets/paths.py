@@ -1,11 +1,11 @@
 """Where things stand in the artifact store, for people and for the next stage.
 
-    <catalog>/report.html                     the report, with relative links to everything below
-    <catalog>/catalog.parquet                 the last snapshot of the catalog
-    <catalog>/products/<sku>/model.glb        what a shop takes
-    <catalog>/products/<sku>/<stage>.json     the record of each stage: lineage, figures, verdict
-    generations/<request_key>.json            what was bought, by request
-    blobs/…                                   the bytes themselves, by content
+<catalog>/report.html                     the report, with relative links to everything below
+<catalog>/catalog.parquet                 the last snapshot of the catalog
+<catalog>/products/<sku>/model.glb        what a shop takes
+<catalog>/products/<sku>/<stage>.json     the record of each stage: lineage, figures, verdict
+generations/<request_key>.json            what was bought, by request
+blobs/…                                   the bytes themselves, by content
 """
 
 from __future__ import annotations

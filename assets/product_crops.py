@@ -7,7 +7,6 @@ give a poor one.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -29,16 +28,18 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductCrop
     """Matte, crop, triage."""
     from trellis_pipeline.imagery.make_crop import make_crop
 
-    started = time.perf_counter()
     photo = await asyncio.to_thread(tools.store.get_blob, item.need(SourceImage).photo)
-    made = await tools.workers.run(make_crop, photo, tools.crop_options)
+    cut = await tools.workers.run(make_crop, photo, tools.crop_options)
+    made = cut.value
     crop = await asyncio.to_thread(tools.store.put_blob, made.png, ".png")
     thumbnail = await asyncio.to_thread(tools.store.put_blob, made.thumbnail, "")
-    await asyncio.to_thread(tools.store.publish, product_path(tools.catalog, item.product.sku, "crop.png"), crop)
+    await asyncio.to_thread(
+        tools.store.publish, product_path(tools.catalog, item.product.sku, "crop.png"), crop
+    )
     return ProductCrop(
         inputs_key=inputs_key,
         data_version=crop.sha256,
-        seconds=time.perf_counter() - started,
+        seconds=cut.seconds,
         thumbnail=thumbnail,
         crop=crop,
         width=made.width,

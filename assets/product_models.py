@@ -7,7 +7,6 @@ here afterwards (scale, certificate, preview) is cheap and can be repeated; the 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -54,7 +53,6 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
     """Buy or find the generation, then finish it."""
     from trellis_pipeline.purchasing.finish import finish_model
 
-    started = time.perf_counter()
     crop = item.need(ProductCrop)
     png = await asyncio.to_thread(tools.store.get_blob, crop.crop)
     base_key = _order(item, tools, attempt=1).request_key
@@ -66,7 +64,8 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
     raw = await asyncio.to_thread(tools.store.get_blob, purchase.glb)
     certificate = _certificate(item, tools, order, purchase)
     size = None if tools.generator.builds_to_size else item.product.dimensions_m
-    finished = await tools.workers.run(finish_model, raw, certificate, size)
+    finishing = await tools.workers.run(finish_model, raw, certificate, size)
+    finished = finishing.value
     model = await asyncio.to_thread(tools.store.put_blob, finished.glb, ".glb")
     preview = await asyncio.to_thread(tools.store.put_blob, finished.preview_png, ".png")
     thumbnail = await asyncio.to_thread(tools.store.put_blob, finished.thumbnail, "")
@@ -76,7 +75,7 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
     return ProductModel(
         inputs_key=inputs_key,
         data_version=model.sha256,
-        seconds=time.perf_counter() - started,
+        seconds=finishing.seconds + (0.0 if purchase.reused else purchase.seconds),
         thumbnail=thumbnail,
         model=model,
         preview=preview,

@@ -35,15 +35,17 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> SourceImage
     from trellis_pipeline.imagery.fetch import redact_url
     from trellis_pipeline.imagery.make_crop import inspect_photo
 
-    started = time.perf_counter()
     if not item.product.image:
         raise SourceImageError(
             f"the catalog has no product {item.product.sku!r}: materialize product_catalog to retire it"
         )
+    started = time.perf_counter()
     data = await tools.fetch(item.product.image)
+    fetch_seconds = time.perf_counter() - started
     if not data:
         raise SourceImageError(f"{redact_url(item.product.image)}: the file is empty")
-    facts = await tools.workers.run(inspect_photo, data, max_pixels=tools.crop_options.max_pixels)
+    inspected = await tools.workers.run(inspect_photo, data, max_pixels=tools.crop_options.max_pixels)
+    facts = inspected.value
     suffix = _SUFFIXES[facts.format]
     photo = await asyncio.to_thread(tools.store.put_blob, data, suffix)
     thumbnail = await asyncio.to_thread(tools.store.put_blob, facts.thumbnail, "")
@@ -52,7 +54,7 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> SourceImage
     return SourceImage(
         inputs_key=inputs_key,
         data_version=photo.sha256,
-        seconds=time.perf_counter() - started,
+        seconds=fetch_seconds + inspected.seconds,
         thumbnail=thumbnail,
         photo=photo,
         location=redact_url(item.product.image),

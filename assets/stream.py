@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Queue
@@ -49,7 +48,10 @@ class StageDone:
 
 @dataclass(frozen=True, slots=True)
 class ProductDone:
-    """A product has left the line, with a model or without. seconds: wall time on the line."""
+    """A product has left the line, with a model or without.
+
+    seconds: work done for it in this run, without waiting for a free worker; 0 for what was found.
+    """
 
     item: LineItem
     status: Status
@@ -159,14 +161,13 @@ async def _carry(
     report: Report,
 ) -> None:
     """One product, from the first selected stage to the last it reaches."""
-    started = time.perf_counter()
     for stage in upstream:
         record = await asyncio.to_thread(load_record, stage, item, tools)
         if record is not None:
             item = item.with_record(record, fresh=False)
 
     async def end_with(status: Literal["held", "failed"], stage: str, reason: str) -> None:
-        done = ProductDone(item, status, time.perf_counter() - started, stage, reason)
+        done = ProductDone(item, status, _work_seconds(item), stage, reason)
         problem = Problem(
             status=status, stage=stage, reason=reason, seconds=done.seconds, run_id=tools.run_id
         )
@@ -192,7 +193,7 @@ async def _carry(
             return await end_with("failed", stage.name, f"unexpected {type(error).__name__}: {error}")
         await report(StageDone(item, stage, item.records[stage.name], stage.name in item.fresh))
     await asyncio.to_thread(clear_problem, tools.store, tools.catalog, item.product.sku)
-    await report(ProductDone(item, _status(item), time.perf_counter() - started))
+    await report(ProductDone(item, _status(item), _work_seconds(item)))
     return None
 
 
@@ -201,3 +202,7 @@ def _status(item: LineItem) -> Status:
     model = item.maybe(ProductModel)
     made = model is not None and ProductModel.stage in item.fresh and not model.reused
     return "generated" if made else "cached"
+
+
+def _work_seconds(item: LineItem) -> float:
+    return sum(item.records[stage].seconds for stage in item.fresh)

@@ -11,15 +11,25 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from trellis_pipeline.errors import ProductError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[T]):
+    """What a call returned, and how long it took where it ran."""
+
+    value: T
+    seconds: float
 
 
 class WorkerPool:
@@ -29,8 +39,8 @@ class WorkerPool:
         self._count = count or os.cpu_count() or 1
         self._pool: ProcessPoolExecutor | None = None
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` in a worker and wait for it.
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Timed[T]:
+        """Call `function` in a worker and wait for it. The seconds do not count waiting for a free worker.
 
         When a worker dies, every job of the pool is lost and nobody knows whose fault it was: each is
         tried once more, and the one that breaks the pool again is given up with a ProductError.
@@ -38,7 +48,7 @@ class WorkerPool:
         for last in (False, True):
             pool = self._started()
             try:
-                return await asyncio.wrap_future(pool.submit(function, *args, **kwargs))
+                return await asyncio.wrap_future(pool.submit(_timed, function, args, kwargs))
             except BrokenProcessPool:
                 if self._pool is pool:
                     self._pool = None
@@ -63,8 +73,14 @@ class WorkerPool:
         return self._pool
 
 
+def _timed(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timed[T]:
+    started = time.perf_counter()
+    value = function(*args, **kwargs)
+    return Timed(value, time.perf_counter() - started)
+
+
 def _prepare_worker() -> None:
-    """One thread per worker (the pool is the parallelism), no share in Ctrl-C, and no life after the parent."""
+    """One thread each (the pool is the parallelism), no share in Ctrl-C, no life after the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(variable, "1")

@@ -1,1 +1,1 @@
-"""The Dagster resources: where artifacts go, who makes models, where money is written down, what a catalog is."""
+"""The Dagster resources: catalogs, the artifact store, the generator and the spend ledger."""

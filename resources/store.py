@@ -21,7 +21,7 @@ class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
     s3_region: str | None = None
 
     def open(self) -> ArtifactStore:
-        """Open the store. Raises ConfigError for an unusable URL, StorageUnavailable when it cannot be reached."""
+        """Open the store. Raises ConfigError for an unusable URL, StorageUnavailable without access."""
         return open_store(self.url, s3_client=self.s3_client)
 
     def s3_client(self) -> Any:

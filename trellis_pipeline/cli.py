@@ -131,7 +131,9 @@ def _run(
 
         done = run_catalog(settings, chosen, only, progress.start, progress.event, verbose=verbose)
     store = ArtifactStoreResource(
-        url=settings.storage_url, s3_endpoint=settings.storage.s3_endpoint, s3_region=settings.storage.s3_region
+        url=settings.storage_url,
+        s3_endpoint=settings.storage.s3_endpoint,
+        s3_region=settings.storage.s3_region,
     ).open()
     summary = summarise(done, store, time.perf_counter() - started)
     _show(summary, settings, as_json=as_json)

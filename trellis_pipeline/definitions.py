@@ -20,10 +20,14 @@ from trellis_pipeline.config import Settings, load_settings
 from trellis_pipeline.costs.budgets import Budgets
 
 
-def build_definitions(settings: Settings, progress: ProgressResource | None = None) -> dg.Definitions:
+def build_definitions(
+    settings: Settings,
+    progress: ProgressResource | None = None,
+    generator: GeneratorResource | None = None,
+) -> dg.Definitions:
     """Definitions for every catalog in the settings.
 
-    progress: for those who watch a run in this process.
+    progress: for those who watch a run in this process. generator: instead of the configured one.
     """
     lines = [LineSettings(settings, catalog) for catalog in settings.catalogs]
     jobs, schedules, sensors = build_automation(lines)
@@ -40,7 +44,8 @@ def build_definitions(settings: Settings, progress: ProgressResource | None = No
         resources={
             "store": store,
             "catalogs": CatalogResource(store=store),
-            "generator": GeneratorResource(
+            "generator": generator
+            or GeneratorResource(
                 name=settings.generation.generator,
                 seed=settings.generation.seed,
                 settings=settings.generation.settings,

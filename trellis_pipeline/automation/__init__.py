@@ -1,1 +1,1 @@
-"""What runs by itself, and how a run is started from here: jobs, schedules, sensors, and runs in this process."""
+"""What runs by itself (jobs, schedules, sensors), and runs started in this process."""

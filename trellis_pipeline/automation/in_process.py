@@ -14,9 +14,10 @@ import dagster as dg
 
 from assets.line import STAGES
 from assets.stream import ProductDone, RunStopped
+from resources.generator import GeneratorResource
 from resources.progress import ProgressResource
-from trellis_pipeline.automation.chunks import line_config
-from trellis_pipeline.automation.instance import open_instance
+from trellis_pipeline.automation.chunks import CATALOG_TAG, line_config
+from trellis_pipeline.automation.instance import PROCESS_TAG, end_orphans, open_instance, this_process
 from trellis_pipeline.catalog.rows import RowProblem
 from trellis_pipeline.config import CatalogSettings, Settings
 from trellis_pipeline.definitions import build_definitions
@@ -58,15 +59,17 @@ def run_catalog(
     on_event: Callable[[Any], None] = lambda _event: None,
     *,
     verbose: bool = False,
+    generator: GeneratorResource | None = None,
 ) -> CatalogRun:
     """Run a catalog: its rows, every product or those named in `only`, then its reports.
 
-    on_start is told how many products will run; on_event gets every event of the line.
+    on_start is told how many products will run; on_event gets every event of the line. verbose: show
+    Dagster's log. generator: instead of the configured one.
     Raises CatalogError when the catalog cannot be read or lacks a product named in `only`, ConfigError and
     StorageUnavailable before anything is made.
     """
     listener = _Listener(on_event)
-    definitions = build_definitions(settings, ProgressResource(listener))
+    definitions = build_definitions(settings, ProgressResource(listener), generator)
     resources = dict(definitions.resources or {})
     assets = {
         key.path[-1]: asset
@@ -79,6 +82,7 @@ def run_catalog(
     skus = _chosen([product.sku for product in loaded.products], only)
     on_start(len(skus))
     with open_instance(settings) as instance:
+        end_orphans(instance)
 
         def run(names: Sequence[str], config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
             return dg.materialize(
@@ -87,7 +91,7 @@ def run_catalog(
                 resources=resources,
                 run_config={**(config or {}), **_loggers(verbose)},
                 raise_on_error=False,
-                tags={"trellis/catalog": catalog.name},
+                tags={CATALOG_TAG: catalog.name, PROCESS_TAG: this_process()},
             )
 
         first = run(["product_catalog"])

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from pathlib import Path
 
 import dagster as dg
 
 from trellis_pipeline.config import Settings
 from trellis_pipeline.errors import StorageUnavailable
+
+PROCESS_TAG = "trellis/process"
 
 _MINIMAL = "telemetry:\n  enabled: false\n"
 
@@ -36,6 +40,30 @@ def prepare_home(settings: Settings) -> Path:
             f"{home}: cannot be written ({error.strerror}); set `home` in trellis.toml or DAGSTER_HOME"
         ) from None
     return home
+
+
+def this_process() -> str:
+    """The value of PROCESS_TAG for runs that this process executes itself."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def end_orphans(instance: dg.DagsterInstance) -> None:
+    """Mark runs as failed whose process on this machine is gone, killed before it could say so."""
+    host = socket.gethostname()
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        where, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
+        if where == host and not _is_alive(int(pid)):
+            instance.report_run_failed(run, "the process that executed this run was killed")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:

@@ -2,6 +2,7 @@
 
 # Dagster inspects annotations at run time, so they are not deferred in this module.
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -64,10 +65,14 @@ def _report_sensor(line: LineSettings) -> dg.SensorDefinition:
     )
     def report_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         instance, job = context.instance, line_job_name(line.name)
-        active = instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_ACTIVE))
+        # A run whose machine was lost stays "started" for ever; after a day it no longer holds reports up.
+        since = datetime.now(UTC) - timedelta(days=1)
+        active = instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_ACTIVE, created_after=since))
         latest = instance.get_runs(dg.RunsFilter(job_name=job), limit=1)
         if active or not latest:
-            return dg.SkipReason(f"{active} runs of {line.name} are still to come" if active else "no runs yet")
+            return dg.SkipReason(
+                f"{active} runs of {line.name} are still to come" if active else "no runs yet"
+            )
         return dg.RunRequest(run_key=latest[0].run_id, tags={CATALOG_TAG: line.name})
 
     return report_sensor

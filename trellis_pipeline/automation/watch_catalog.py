@@ -124,9 +124,7 @@ def _wanted(diff: "CatalogDiff") -> Iterable[str]:
 
 def _done(instance: dg.DagsterInstance, catalog: str, skus: list[str]) -> set[str]:
     """Products whose last stage has a result and did not fail since, or is being worked on."""
-    statuses = instance.get_status_by_partition(
-        STAGES[-1].asset_key(catalog), skus, partitions_of(catalog)
-    )
+    statuses = instance.get_status_by_partition(STAGES[-1].asset_key(catalog), skus, partitions_of(catalog))
     return {sku for sku, status in (statuses or {}).items() if status and status.value != "FAILED"}
 
 

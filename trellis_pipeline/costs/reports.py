@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Select, case, func, literal, select
 
@@ -17,8 +17,6 @@ from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.costs.schema import spend_events
 from trellis_pipeline.errors import ConfigError
 
-By = Literal["catalog", "day", "generator", "product", "run"]
-
 _KEYS: dict[str, Any] = {
     "catalog": spend_events.c.catalog,
     "day": spend_events.c.day,
@@ -26,6 +24,7 @@ _KEYS: dict[str, Any] = {
     "product": spend_events.c.catalog + "/" + spend_events.c.sku,
     "run": spend_events.c.run_id,
 }
+GROUPINGS: tuple[str, ...] = tuple(_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +45,27 @@ class CostLine:
 
 
 def report(
-    ledger: Ledger, by: By = "catalog", since: date | None = None, until: date | None = None
+    ledger: Ledger,
+    by: str = "catalog",
+    since: date | None = None,
+    until: date | None = None,
+    *,
+    catalog: str | None = None,
 ) -> tuple[CostLine, ...]:
     """One line for each catalog, UTC day, generator, product (`catalog/sku`) or run, sorted by that key.
 
     since, until: first and last day, both included. An event counts on the day its money was set aside.
+    catalog: only this one's events.
 
     Raises ConfigError for another `by`.
     """
     if by not in _KEYS:
-        raise ConfigError(f"costs cannot be reported by {by!r}; use one of {', '.join(_KEYS)}")
+        raise ConfigError(f"costs cannot be reported by {by!r}; use one of {', '.join(GROUPINGS)}")
     key = _KEYS[by]
-    return _lines(ledger, _query(key, since, until).group_by(key).order_by(key))
+    query = _query(key, since, until).group_by(key).order_by(key)
+    if catalog is not None:
+        query = query.where(spend_events.c.catalog == catalog)
+    return _lines(ledger, query)
 
 
 def totals(ledger: Ledger, since: date | None = None, until: date | None = None) -> CostLine:

@@ -6,7 +6,6 @@ What it makes is a stand-in, and everything that shows it says so.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
@@ -25,7 +24,7 @@ BUILD = "1"
 
 
 class DraftGenerator:
-    """run_cpu: calls a top-level function with arguments in a worker and waits for it."""
+    """run_cpu: calls a top-level function with arguments in a worker; gives its `.value` and `.seconds`."""
 
     identity = GeneratorIdentity("draft", "silhouette-blockout", BUILD)
     paid = False
@@ -41,9 +40,9 @@ class DraftGenerator:
 
         Raises MeshError or GenerationError for a crop that has no usable silhouette.
         """
-        from trellis_pipeline.generation.draft.build import DraftOptions, build_draft
+        from trellis_pipeline.generation.draft.build import build_draft
+        from trellis_pipeline.generation.draft.model import DraftOptions
 
-        started = time.perf_counter()
         width_m, height_m, depth_m = image.dimensions_m
         options = DraftOptions(
             max_triangles=request.settings.decimationTarget,
@@ -53,12 +52,13 @@ class DraftGenerator:
             height_m=height_m,
             depth_m=depth_m,
         )
-        made = await self._run_cpu(build_draft, image.png, options, {})
+        built = await self._run_cpu(build_draft, image.png, options, {})
+        made = built.value
         progress(1.0)
         return GeneratedModel(
             glb=made.glb,
             seed=request.seed,
             cost_usd=Decimal(0),
-            seconds=time.perf_counter() - started,
+            seconds=built.seconds,
             provenance={"draft": True, "method": made.method, "depth_ratio": round(made.depth_ratio, 4)},
         )

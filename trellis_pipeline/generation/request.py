@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trellis_pipeline.errors import ConfigError
 
-TRELLIS_2 = "microsoft:trellis-2@4b"
+TRELLIS_2: Literal["microsoft:trellis-2@4b"] = "microsoft:trellis-2@4b"
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", strict=False)
 

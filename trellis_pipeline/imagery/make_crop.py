@@ -16,7 +16,7 @@ from trellis_pipeline.imagery.crop import SOLID_ALPHA, cut, object_box, shrink
 from trellis_pipeline.imagery.decode import DecodedImage, decode_image
 from trellis_pipeline.imagery.matte.choose import make_matte
 from trellis_pipeline.imagery.matte.edges import clean_colours
-from trellis_pipeline.imagery.thumbnail import thumbnail_png
+from trellis_pipeline.imagery.thumbnail import thumbnail_webp
 from trellis_pipeline.imagery.triage import TriageFlag, TriageLimits, triage
 
 
@@ -34,7 +34,7 @@ class CropResult:
     """The crop and what is worth recording about it.
 
     png: RGBA, width × height pixels, square, at most 1024 on a side. object_share: part of the photo's area
-    that is object, 0..1. agreement: IoU of two mattes, None where only one was made. thumbnail: a PNG.
+    that is object, 0..1. agreement: IoU of two mattes, None where only one was made. thumbnail: a tiny WebP, see `thumbnail`.
     source_*: the photo after EXIF orientation. notes: what decoding and matting had to decide.
     """
 
@@ -55,7 +55,7 @@ class CropResult:
 
 @dataclass(frozen=True, slots=True)
 class PhotoFacts:
-    """What a photo is, before anything is done with it. thumbnail: a PNG of at most 160 px."""
+    """What a photo is, before anything is done with it. thumbnail: a tiny WebP, see `thumbnail`."""
 
     width: int
     height: int
@@ -76,7 +76,7 @@ def inspect_photo(photo: bytes, *, max_pixels: int = 64_000_000) -> PhotoFacts:
         format=image.format,
         has_alpha=image.has_alpha,
         notes=image.notes,
-        thumbnail=thumbnail_png(image.rgba),
+        thumbnail=thumbnail_webp(image.rgba),
     )
 
 
@@ -117,7 +117,7 @@ def make_crop(photo: bytes, options: CropOptions) -> CropResult:
         source_format=source.format,
         source_mode=source.mode,
         notes=source.notes + matte.notes,
-        thumbnail=thumbnail_png(crop),
+        thumbnail=thumbnail_webp(crop),
     )
 
 

@@ -1,1 +1,1 @@
-"""Where a request meets the ledger: what was bought before is found, what is new is reserved, made, settled."""
+"""Where a request meets the ledger: what was bought is found; what is new is reserved, made, settled."""

@@ -39,7 +39,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A generation in hand. reused: it was there already and cost nothing now; cost_usd is what it cost then."""
+    """A generation in hand. reused: it was there already; cost_usd is what it cost when it was made."""
 
     request_key: str
     glb: BlobRef

@@ -16,7 +16,6 @@ from trellis_pipeline.mesh.glb_read import parse_glb
 from trellis_pipeline.quality.header import HeaderFacts, read_header
 
 PREVIEW_PX = 640
-THUMBNAIL_PX = 128
 EXTRAS_KEY = "trellis_pipeline"
 
 Dimensions = tuple[float | None, float | None, float | None]
@@ -45,7 +44,7 @@ def finish_model(
 
     Raises ModelFileError when the GLB cannot be read or states no extent to scale by.
     """
-    from trellis_pipeline.imagery.thumbnail import thumbnail_jpeg
+    from trellis_pipeline.imagery.thumbnail import thumbnail_webp
     from trellis_pipeline.mesh.render import png_bytes, render_preview
 
     header = read_header(glb)
@@ -54,7 +53,7 @@ def finish_model(
     return FinishedModel(
         glb=finished,
         preview_png=png_bytes(picture),
-        thumbnail=thumbnail_jpeg(picture, THUMBNAIL_PX),
+        thumbnail=thumbnail_webp(picture),
         triangles=header.triangles,
         vertices=header.vertices,
         max_texture_px=max((max(t.width, t.height) for t in header.textures), default=0),
@@ -82,7 +81,9 @@ def _scale(document: dict[str, object], header: HeaderFacts, dimensions_m: Dimen
     size = [top - bottom for bottom, top in zip(low, high, strict=True)]
     axis, wanted = next((a, d) for a in (1, 0, 2) if (d := dimensions_m[a]) is not None)
     if size[axis] <= 0:
-        raise ModelFileError(f"the model is flat along axis {'xyz'[axis]}, so it cannot be scaled to {wanted} m")
+        raise ModelFileError(
+            f"the model is flat along axis {'xyz'[axis]}, so it cannot be scaled to {wanted} m"
+        )
     factor = wanted / size[axis]
     offset = [-(low[0] + high[0]) / 2 * factor, -low[1] * factor, -(low[2] + high[2]) / 2 * factor]
     nodes, scenes = document.setdefault("nodes", []), document.setdefault("scenes", [{}])

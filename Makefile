@@ -1,0 +1,47 @@
+# Everything a newcomer needs. `make` alone lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The demo and the UI share one Dagster home, so the UI opens on what the demo made.
+export DAGSTER_HOME ?= $(CURDIR)/.trellis/dagster
+export DAGSTER_DISABLE_TELEMETRY := yes
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help:  ## List the targets.
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.run: pyproject.toml constraints/ci.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints/ci.txt -e '.[matte]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet -c constraints/ci.txt -e '.[matte,s3,postgres,dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(VENV)/.run  ## Install, then run the bundled catalog through the whole line.
+	$(BIN)/trellis-pipeline run --catalog demo
+
+.PHONY: ui
+ui: $(VENV)/.run  ## The Dagster UI and daemon on http://127.0.0.1:3000, on what the demo made.
+	$(BIN)/python -m trellis_pipeline.automation.ui
+
+.PHONY: test
+test: $(VENV)/.test  ## Install, then run the test suite.
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+.PHONY: test-all
+test-all: $(VENV)/.test  ## The suite with its slow and browser tests.
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/.test  ## Lint, format, types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: clean
+clean:  ## Remove the environment and everything the demo made.
+	rm -rf $(VENV) .trellis output
