@@ -79,6 +79,10 @@ class Ledger:
         self._gate: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if is_file else contextlib.nullcontext()
         )
+        # Several queries of one report must see one state of the books; Postgres has to be asked for that.
+        self._one_state: dict[str, Any] = (
+            {"read_only": True} if is_file else {"isolation_level": "REPEATABLE READ"}
+        )
         new = (sqlite if is_file else postgresql).insert(scope_totals)
         self._add_to_totals = new.on_conflict_do_update(
             index_elements=["scope", "key"],
@@ -138,6 +142,7 @@ class Ledger:
         Raises BudgetExceeded, which names the scope, its cap and what is left.
         """
         amount = checked(amount, "a reservation")
+        scope = _storable(scope)
         now = self._clock().astimezone(UTC)
         reservation = Reservation(uuid.uuid4().hex, amount, scope, now.date(), now)
         keys = scope.keys(reservation.day)
@@ -155,6 +160,7 @@ class Ledger:
                 reserved_change=amount,
                 source="estimate",
                 price_book_version=price_book_version,
+                ts=now,
             )
             connection.execute(
                 insert(open_reservations), {"reservation_id": reservation.id, "ts": now, "amount": amount}
@@ -263,6 +269,7 @@ class Ledger:
         size = checked(abs(amount), "a correction")
         signed = -size if amount < 0 else size
         now = self._clock().astimezone(UTC)
+        scope = _storable(scope)
         entry = Reservation("", ZERO, scope, now.date(), now)
         with self._write() as connection:
             self._append(
@@ -280,7 +287,7 @@ class Ledger:
 
     def headroom(self, scope: SpendScope, budgets: Budgets) -> Headroom:
         """How all five scopes stand for this product today."""
-        keys = scope.keys(self._clock().astimezone(UTC).date())
+        keys = _storable(scope).keys(self._clock().astimezone(UTC).date())
         with self.reading() as connection:
             totals: dict[ScopeName, tuple[Decimal, Decimal]] = {}
             for name, key in keys.items():
@@ -381,7 +388,7 @@ class Ledger:
         """A connection for reports: sees one state of the books, and never keeps a writer waiting."""
         with (
             database_errors(self._url),
-            self._engine.connect().execution_options(read_only=True) as connection,
+            self._engine.connect().execution_options(**self._one_state) as connection,
         ):
             yield connection
 
@@ -395,7 +402,7 @@ class Ledger:
     ) -> dict[ScopeName, tuple[Decimal, Decimal]]:
         """Add to the running totals; returns (settled, reserved) of each scope afterwards."""
         rows = [
-            {"scope": name, "key": _text(key), "settled": settled, "reserved": reserved}
+            {"scope": name, "key": key, "settled": settled, "reserved": reserved}
             for name, key in keys.items()
         ]
         return {
@@ -416,16 +423,16 @@ class Ledger:
         seconds: float = 0.0,
         cause: str = "",
         price_book_version: str = "",
+        ts: datetime | None = None,
     ) -> None:
         if source not in SOURCES:
             raise LedgerError(f"{source!r} is not a source of an amount; use one of {', '.join(SOURCES)}")
-        scope = {name: getattr(reservation.scope, name) for name in _SCOPE_FIELDS}
         connection.execute(
             insert(spend_events),
-            {name: _text(value) if isinstance(value, str) else value for name, value in scope.items()}
+            {name: getattr(reservation.scope, name) for name in _SCOPE_FIELDS}
             | {
                 "event_id": uuid.uuid4().hex,
-                "ts": self._clock(),
+                "ts": ts or self._clock(),
                 "day": reservation.day,
                 "kind": kind,
                 "reservation_id": reservation.id,
@@ -516,6 +523,14 @@ def _sums_by_scope(connection: Connection) -> dict[ScopeName, dict[str, tuple[De
             if row.settled is not None
         }
     return sums
+
+
+def _storable(scope: SpendScope) -> SpendScope:
+    values: dict[str, Any] = {}
+    for name in _SCOPE_FIELDS:
+        value = getattr(scope, name)
+        values[name] = _text(value) if isinstance(value, str) else value
+    return SpendScope(**values)
 
 
 def _text(value: str) -> str:

@@ -40,7 +40,7 @@ def upgrade() -> None:
                 # Both texts come from the constants above.
                 "INSERT INTO scope_totals (scope, key, settled, reserved) "  # noqa: S608
                 f"SELECT '{scope}', {key}, SUM(settled_change), SUM(reserved_change) "
-                f"FROM spend_events GROUP BY {key}"
+                "FROM spend_events GROUP BY 2"
             )
         )
 

@@ -1,0 +1,145 @@
+"""The price book: known prices by date, and a refusal for everything else."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from trellis_pipeline.costs.budgets import Budgets, SpendScope
+from trellis_pipeline.costs.estimates import MIN_SAMPLES, reservation_estimate
+from trellis_pipeline.costs.ledger import Ledger
+from trellis_pipeline.costs.price_book import load_price_book
+from trellis_pipeline.errors import ConfigError
+
+TRELLIS = "microsoft:trellis-2@4b"
+TODAY = date(2026, 11, 22)
+
+ENTRY = """
+[[price]]
+generator = "runware"
+model = "m"
+unit = "generation"
+usd = "0.02"
+effective_from = 2026-01-01
+source = "test"
+"""
+
+
+@pytest.fixture
+def book():
+    return load_price_book()
+
+
+@pytest.fixture
+def sqlite_ledger(sqlite_url):
+    with Ledger.open(sqlite_url) as ledger:
+        yield ledger
+
+
+def settle(ledger, *amounts, preset="1024", source="provider_cost"):
+    for number, amount in enumerate(amounts):
+        scope = SpendScope("demo", f"P{number}", "run", "runware", TRELLIS, preset, f"key{number}")
+        ledger.settle(ledger.reserve(Decimal(1), scope, Budgets()), Decimal(amount), source=source)
+
+
+def estimate(ledger, book, **changes):
+    wanted = {"generator": "runware", "model": TRELLIS, "preset": "1024", "resolution": 1024, "on": TODAY}
+    return reservation_estimate(ledger, book, **(wanted | changes))
+
+
+def test_the_packaged_book_knows_the_listed_price_and_that_drafts_are_free(book):
+    quote = book.find("runware", TRELLIS, 1024, TODAY)
+    assert (quote.price.usd, quote.exact, quote.price.unit) == (Decimal("0.0256"), True, "generation")
+    assert book.find("draft", "draft", None, TODAY).price.usd == 0
+
+
+def test_a_resolution_that_is_not_listed_borrows_the_listed_price_and_says_so(book):
+    quote = book.find("runware", TRELLIS, 1536, TODAY)
+    assert (quote.price.usd, quote.exact) == (Decimal("0.0256"), False)
+
+
+@pytest.mark.parametrize(
+    ("generator", "model", "on"),
+    [("local", TRELLIS, TODAY), ("runware", "other:model@1", TODAY), ("runware", TRELLIS, date(2020, 1, 1))],
+)
+def test_a_missing_price_is_refused_and_never_zero(book, generator, model, on):
+    with pytest.raises(ConfigError, match="never taken as 0"):
+        book.find(generator, model, 1024, on)
+
+
+def test_a_later_price_holds_from_its_own_day_on():
+    text = ENTRY + ENTRY.replace("0.02", "0.03").replace("2026-01-01", "2026-06-01")
+    book = load_price_book(text)
+    assert book.find("runware", "m", None, date(2026, 5, 31)).price.usd == Decimal("0.02")
+    assert book.find("runware", "m", None, date(2026, 6, 1)).price.usd == Decimal("0.03")
+
+
+def test_an_edited_book_has_another_version(book):
+    assert load_price_book(ENTRY).version != load_price_book(ENTRY.replace("0.02", "0.03")).version
+    assert book.with_gpu_second("local", Decimal("0.0005")).version != book.version
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('usd = "0.02"', "usd = 0.02", "entry 1: usd must be given as text"),
+        ('usd = "0.02"', 'usd = "-1"', "entry 1: usd"),
+        ('usd = "0.02"', 'usd = "NaN"', "entry 1: usd"),
+        ('usd = "0.02"', "", "entry 1: usd"),
+        ('unit = "generation"', 'unit = "week"', "entry 1: unit"),
+        (
+            "effective_from = 2026-01-01",
+            'effective_from = "soon"',
+            "entry 1: effective_from must be given as a date",
+        ),
+        ('source = "test"', 'source = "test"\nresolution = "big"', "entry 1: resolution"),
+        ('source = "test"', 'source = "test"\nprize = 1', "entry 1: unknown key 'prize'"),
+        ("[[price]]", "[[price]", "not valid TOML"),
+        ("[[price]]", "[[cost]]", "no .*entries"),
+    ],
+)
+def test_a_wrong_entry_is_named(old, new, words):
+    with pytest.raises(ConfigError, match=words):
+        load_price_book(ENTRY.replace(old, new))
+
+
+def test_without_history_two_and_a_half_times_the_list_price_is_set_aside(sqlite_ledger, book):
+    found = estimate(sqlite_ledger, book)
+    assert (found.reserve, found.likely, found.basis) == (Decimal("0.064"), Decimal("0.0256"), "list_price")
+    assert found.price_book_version == book.version
+
+
+def test_with_enough_history_its_95th_percentile_is_set_aside(sqlite_ledger, book):
+    settle(sqlite_ledger, *(f"0.{cents:02}" for cents in range(1, MIN_SAMPLES)))
+    assert estimate(sqlite_ledger, book).basis == "list_price"
+    settle(sqlite_ledger, "0.20")
+    found = estimate(sqlite_ledger, book)
+    assert (found.reserve, found.likely, found.samples) == (Decimal("0.19"), Decimal("0.10"), 20)
+    assert estimate(sqlite_ledger, book, preset="1536").basis == "list_price"
+
+
+def test_the_ledger_does_not_learn_from_its_own_guesses(sqlite_ledger, book):
+    settle(sqlite_ledger, *["0.99"] * 30, source="estimate")
+    assert sqlite_ledger.percentile("runware", "1024", 0.95) is None
+    assert estimate(sqlite_ledger, book).basis == "list_price"
+
+
+def test_percentiles_are_amounts_that_did_occur(sqlite_ledger):
+    settle(sqlite_ledger, "0.03", "0.01", "0.02", "0.04")
+    found = [sqlite_ledger.percentile("runware", "1024", q) for q in (0, 0.25, 0.5, 0.51, 0.95, 1)]
+    assert found == [Decimal(text) for text in ("0.01", "0.01", "0.02", "0.03", "0.04", "0.04")]
+
+
+def test_a_draft_is_free_without_any_history(sqlite_ledger, book):
+    found = estimate(sqlite_ledger, book, generator="draft", model="draft", resolution=None)
+    assert (found.reserve, found.basis) == (0, "free")
+
+
+def test_the_users_gpu_is_priced_by_its_seconds(sqlite_ledger, book):
+    own = book.with_gpu_second("local", Decimal("0.0005"))
+    found = estimate(sqlite_ledger, own, generator="local", expected_seconds=17)
+    assert (found.likely, found.reserve) == (Decimal("0.0085"), Decimal("0.02125"))
+    with pytest.raises(ConfigError, match="expected_seconds"):
+        estimate(sqlite_ledger, own, generator="local")
