@@ -1,7 +1,7 @@
 """How long the mesh tools take, step by step, beside other libraries on the same mesh in the same run.
 
-The mesh is a ring with bumps, closed and manifold. fast-simplification and xatlas are optional peers, left out
-where they are not installed; the others come with the project. Every call runs once to warm up, then the
+The mesh is a ring with bumps, closed and manifold. fast-simplification and xatlas are optional peers, left
+out where they are not installed; the others come with the project. Every call runs once to warm up, then the
 fastest of some repeats counts. `wall` is elapsed time, `cpu` what all threads used, the fairer one on a busy
 machine; `ratio` is cpu time divided by ours. Run from the repository root:
 

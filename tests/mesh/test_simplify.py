@@ -6,6 +6,7 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.spatial import cKDTree
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.clean import clean, is_closed_manifold
@@ -99,6 +100,27 @@ def test_no_face_of_a_ring_points_into_its_tube():
     centres = result.vertices[result.triangles].mean(axis=1).astype(float)
     middle = centres * (1, 1, 0) / np.linalg.norm(centres[:, :2], axis=1, keepdims=True)
     assert (np.einsum("ij,ij->i", face_normals(result), centres - middle) > 0).all()
+
+
+@pytest.mark.parametrize("budget", [8000, 3000, 800])
+def test_faces_of_an_uneven_surface_face_where_the_surface_faced(budget):
+    ring = trimesh.creation.torus(1, 0.3, major_sections=120, minor_sections=60)
+    around = np.arctan2(ring.vertices[:, 1], ring.vertices[:, 0])
+    bumps = 1 + 0.03 * np.sin(14 * around) * np.sin(30 * ring.vertices[:, 2])
+    mesh = Mesh((ring.vertices * bumps[:, None]).astype(np.float32), ring.faces.astype(np.int32))
+    result = simplify(mesh, budget)
+    source = face_normals(mesh)
+    source /= np.linalg.norm(source, axis=1, keepdims=True)
+    tree = cKDTree(mesh.vertices[mesh.triangles].mean(axis=1))
+    near = tree.query(result.vertices[result.triangles].mean(axis=1), k=8)[1]
+    assert (np.einsum("ij,ij->i", face_normals(result), source[near].mean(axis=1)) > 0).all()
+
+
+def test_flat_sides_are_not_cut_into_slivers():
+    result = simplify(SHAPES["box"](), 500)
+    corner = result.vertices.astype(float)[result.triangles]
+    sides = ((corner - np.roll(corner, 1, axis=1)) ** 2).sum(axis=(1, 2))
+    assert (np.linalg.norm(face_normals(result), axis=1) / sides).min() > 0.015
 
 
 def test_a_box_keeps_its_corners_and_flat_sides():

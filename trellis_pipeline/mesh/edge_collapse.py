@@ -18,8 +18,10 @@ Float64 = npt.NDArray[np.float64]
 
 DRIFT_WEIGHT = 1e-5  # sliding along the surface costs this share of leaving it
 BORDER_WEIGHT = 10.0  # leaving an open border costs this much more than leaving the surface
-MIN_COSINE = 0.2  # a face may tilt by at most 78 degrees in one collapse
-
+# What a collapse may do to a face: the least cosine between its normals before and after (60 degrees, then
+# 84), and the least shape, double area over the sum of squared sides (0.289 if equilateral), below which it
+# must not get thinner. The second pair is for meshes on which the first leaves nothing to collapse, as on long rods.
+LIMITS = ((0.5, 0.02), (0.1, 0.0))
 BUCKETS = 4096  # lines of edges by price: 256 octaves in 16 steps each
 
 # For kernels that only other kernels call: without a way in from Python they compile in half the time.
@@ -46,8 +48,9 @@ def collapse_edges(positions: Float64, triangles: Int32, max_triangles: int) -> 
     entries = np.empty((2 * len(corner_vertex) + 16, 4), np.int32)
     following = np.empty(len(entries), np.int32)
     lines, state = np.empty((BUCKETS, 2), np.int32), np.empty(2, np.int32)
-    return int(
-        _collapse_edges(
+    left = len(triangles)
+    for cosine, shape in LIMITS:
+        left = _collapse_edges(
             positions,
             triangles,
             first,
@@ -61,10 +64,14 @@ def collapse_edges(positions: Float64, triangles: Int32, max_triangles: int) -> 
             following,
             lines,
             state,
+            left,
             max_triangles,
-            MIN_COSINE,
+            cosine,
+            shape,
         )
-    )
+        if left <= max_triangles:
+            break
+    return int(left)
 
 
 @INNER
@@ -182,7 +189,7 @@ def _best_spot(
 
 
 @INNER
-def _turns_over(
+def _spoils_a_face(
     positions: Float64,
     corner_vertex: Int32,
     first: Int32,
@@ -192,9 +199,12 @@ def _turns_over(
     x: float,
     y: float,
     z: float,
-    min_cosine: float,
+    cosine: float,
+    shape: float,
 ) -> bool:
-    """Whether moving vertex i to (x, y, z) tilts a face around i, those with j aside, beyond `min_cosine`."""
+    """Whether moving vertex i to (x, y, z) turns a face around i over or makes it a sliver; those with j,
+    which are about to vanish, do not count. A face without area cannot get worse.
+    """
     c = first[i]
     while True:
         a, b = corner_vertex[_turn(c)], corner_vertex[_turn(_turn(c))]
@@ -205,10 +215,18 @@ def _turns_over(
             gx, gy, gz = x - ax, y - ay, z - az
             ox, oy, oz = ey * fz - ez * fy, ez * fx - ex * fz, ex * fy - ey * fx
             nx, ny, nz = ey * gz - ez * gy, ez * gx - ex * gz, ex * gy - ey * gx
-            old = ox * ox + oy * oy + oz * oz
-            new = nx * nx + ny * ny + nz * nz
-            if old > 0.0 and ox * nx + oy * ny + oz * nz <= min_cosine * math.sqrt(old * new):
+            old = math.sqrt(ox * ox + oy * oy + oz * oz)
+            new = math.sqrt(nx * nx + ny * ny + nz * nz)
+            if old > 0.0 and ox * nx + oy * ny + oz * nz <= cosine * old * new:
                 return True
+            # The squared sides sum to 2 (e·e + f·f - e·f).
+            side = 2.0 * (ex * (ex - gx) + ey * (ey - gy) + ez * (ez - gz) + gx * gx + gy * gy + gz * gz)
+            if new < shape * side:
+                side_old = 2.0 * (
+                    ex * (ex - fx) + ey * (ey - fy) + ez * (ez - fz) + fx * fx + fy * fy + fz * fz
+                )
+                if new * side_old < old * side:
+                    return True
         c = after[c]
         if c == first[i]:
             return False
@@ -273,8 +291,10 @@ def _collapse_edges(  # noqa: PLR0912, PLR0915  one loop over one set of arrays
     following: Int32,
     lines: Int32,
     state: Int32,
+    left: int,
     max_triangles: int,
     cosine: float,
+    shape: float,
 ) -> int:
     """Collapse in place, cheapest first; removed triangles get -1 in all corners. Returns how many are left.
 
@@ -285,7 +305,6 @@ def _collapse_edges(  # noqa: PLR0912, PLR0915  one loop over one set of arrays
     corner_vertex = triangles.reshape(-1)
     corner_count = corner_vertex.shape[0]
     ticket = 0
-    left: int = triangles.shape[0]
     left_before = left + 1
     while max_triangles < left < left_before:
         left_before = left
@@ -343,9 +362,9 @@ def _collapse_edges(  # noqa: PLR0912, PLR0915  one loop over one set of arrays
             if valence_i <= faces or valence_j <= faces or (faces == 2 and valence_i == 3 and valence_j == 3):
                 continue  # a lone triangle, an ear, or a tetrahedron
             _, x, y, z = _best_spot(positions, quadric, border, i, j)
-            if _turns_over(positions, corner_vertex, first, after, i, j, x, y, z, cosine):
+            if _spoils_a_face(positions, corner_vertex, first, after, i, j, x, y, z, cosine, shape):
                 continue
-            if _turns_over(positions, corner_vertex, first, after, j, i, x, y, z, cosine):
+            if _spoils_a_face(positions, corner_vertex, first, after, j, i, x, y, z, cosine, shape):
                 continue
 
             # Take the one or two faces of the edge out, then give all corners of j to i.
