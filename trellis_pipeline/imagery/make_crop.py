@@ -34,7 +34,8 @@ class CropResult:
     """The crop and what is worth recording about it.
 
     png: RGBA, width × height pixels, square, at most 1024 on a side. object_share: part of the photo's area
-    that is object, 0..1. agreement: IoU of two mattes, None where only one was made. thumbnail: a tiny WebP, see `thumbnail`.
+    that is object, 0..1. agreement: IoU of two mattes, None where only one was made. thumbnail: a tiny WebP,
+    see `thumbnail`.
     source_*: the photo after EXIF orientation. notes: what decoding and matting had to decide.
     """
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 MAX_BYTES = 700
 # Tried in turn, (longest side in pixels, WebP quality): the first that fits is taken.
-_TRIES = tuple((px, quality) for px in (96, 80, 64, 48) for quality in (45, 30, 18)) + ((32, 5), (16, 1))
+_TRIES = (*((px, quality) for px in (96, 80, 64, 48) for quality in (45, 30, 18)), (32, 5), (16, 1))
 
 
 def thumbnail_webp(rgba_or_bytes: NDArray[np.uint8] | bytes) -> bytes:

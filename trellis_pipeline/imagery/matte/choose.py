@@ -26,7 +26,7 @@ class Matte:
     """Which pixels are object.
 
     alpha: (H, W) uint8. method: what made it, e.g. "alpha", "u2netp+classical". agreement: IoU in 0..1 of
-    the network's and the classical matte, None where only one of them ran. notes: for the record.
+    what the network and the background's colour say, None where only one was asked. notes: for the record.
     """
 
     alpha: NDArray[np.uint8]
@@ -104,11 +104,9 @@ def _two_opinions(rgb: NDArray[np.uint8]) -> Matte:
     from trellis_pipeline.imagery.matte import classical, edges, fuse, u2netp
 
     probability = u2netp.object_probability(rgb)
-    by_network = probability > 0.5
-    by_colour = classical.object_mask(rgb)
-    union = int((by_network | by_colour).sum())
-    agreement = int((by_network & by_colour).sum()) / union if union else 0.0
     lab = classical.to_lab(rgb)
     background = classical.read_background(lab)
-    mask = fuse.fuse(lab, background, probability)
-    return Matte(_to_alpha(edges.refine_edges(lab, background, mask)), "u2netp+classical", agreement)
+    shadow = fuse.shadow_likeness(lab, background, probability)
+    mask = fuse.fuse(background, shadow, probability)
+    alpha = _to_alpha(edges.refine_edges(lab, background, mask))
+    return Matte(alpha, "u2netp+classical", fuse.agreement(background, shadow, probability))

@@ -21,18 +21,18 @@ UNLIKE_WEIGHT = 5.0
 # product on white equals it too. Enough to open a hole where the network hesitates.
 ALIKE_WEIGHT = 3.0
 SMOOTH_LIGHTNESS = 2.0  # standard deviation of L within 7 × 7 px that still counts as smooth
-PENUMBRA_PX = 31  # how wide the edge of a shadow may be
+SMOOTH_PX, NEAR_PX = 7, 31  # windows at 1024 px; they scale with the photo
 
 
 def fuse(
-    lab: NDArray[np.float32], background: Background, probability: NDArray[np.float32]
+    background: Background, shadow: NDArray[np.float32], probability: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Object mask (H, W) from CIE Lab (H, W, 3), its background and the network's probability (H, W)."""
+    """Object mask (H, W). shadow: see `shadow_likeness`. probability: the network's. Both (H, W), 0..1."""
     ratio = background.distance / background.tolerance
     colour = np.where(
         ratio < 1,
         ALIKE_WEIGHT * (ratio - 1),
-        UNLIKE_WEIGHT * np.minimum((ratio - 1) / 2, 1) * (1 - shadow_likeness(lab, background, probability)),
+        UNLIKE_WEIGHT * np.minimum((ratio - 1) / 2, 1) * (1 - shadow),
     )
     # A background that is itself rough predicts little, so its vote fades out.
     reliability = float(np.clip((MAX_DISTANCE - background.tolerance) / 12, 0, 1))
@@ -46,26 +46,41 @@ def shadow_likeness(
 ) -> NDArray[np.float32]:
     """How far a pixel may be shadowed background, (H, W) float32 in 0..1: darker, same hue, smooth.
 
-    A shadow's edge is not smooth. It is recognised by its neighbour: smooth shadow that is darker still.
+    A shadow's edge and the dark line where the object touches the floor are not smooth. They are
+    recognised by the smooth shadow beside them, outside of what the network takes for the object.
     """
     import cv2
 
     difference = lab - background.surface
     darkness = np.maximum(-difference[..., 0], 0)
     lightness = np.ascontiguousarray(lab[..., 0])
-    mean = cv2.blur(lightness, (7, 7))
-    deviation = np.sqrt(np.maximum(cv2.blur(lightness * lightness, (7, 7)) - mean * mean, 0))
+    smooth_px, near_px = (max(3, 2 * round(px * max(lab.shape) / 2048) + 1) for px in (SMOOTH_PX, NEAR_PX))
+    mean = cv2.blur(lightness, (smooth_px, smooth_px))
+    deviation = np.sqrt(np.maximum(cv2.blur(lightness**2, (smooth_px, smooth_px)) - mean**2, 0))
     grain = float(np.median(deviation[: max(1, lab.shape[0] // 50)]))
     hue_shift = np.hypot(difference[..., 1], difference[..., 2])
     same_hue = np.clip(1.5 - hue_shift / background.tolerance, 0, 1) * (darkness > 0)
     smooth = np.clip(1.5 - deviation / (SMOOTH_LIGHTNESS + 2 * grain), 0, 1)
 
-    core = (same_hue * smooth > 0.5) & (darkness > background.tolerance) & (probability < 0.3)
-    window = cv2.getStructuringElement(cv2.MORPH_RECT, (PENUMBRA_PX, PENUMBRA_PX))
-    nearby = cv2.dilate((darkness * core).astype(np.float32), window)
-    penumbra = same_hue * (darkness <= nearby)
-    likeness: NDArray[np.float32] = np.maximum(same_hue * smooth, penumbra).astype(np.float32)
+    core = (same_hue * smooth > 0.5) & (darkness > background.tolerance / 2) & (probability < 0.3)
+    window = cv2.getStructuringElement(cv2.MORPH_RECT, (near_px, near_px))
+    near_shadow = cv2.dilate(core.astype(np.uint8), window) > 0
+    plausible = np.where(near_shadow & (probability < 0.5), 1, smooth)
+    likeness: NDArray[np.float32] = (same_hue * plausible).astype(np.float32)
     return likeness
+
+
+def agreement(background: Background, shadow: NDArray[np.float32], probability: NDArray[np.float32]) -> float:
+    """IoU in 0..1 of the network's object and the colour's, over the pixels where colour has an opinion.
+
+    Left out are pixels that could be shadow and those near the tolerance: disagreement there is expected.
+    """
+    ratio = background.distance / background.tolerance
+    by_network = probability > 0.5
+    by_colour = (ratio > 1.5) & (shadow < 0.5)
+    decided = by_colour | (ratio < 0.5)
+    union = int((decided & (by_network | by_colour)).sum())
+    return int((by_network & by_colour).sum()) / union if union else 0.0
 
 
 def fill_opaque_holes(mask: NDArray[np.bool_], ratio: NDArray[np.float32]) -> NDArray[np.bool_]:
