@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -241,6 +242,23 @@ def test_parquet_structs_numbers_and_raw_bytes_are_understood(tmp_path):
     assert [problem.reason for problem in load.problems] == [
         "image is binary data, not UTF-8 text",
         "sku is a duplicate: row 2 has it already",
+    ]
+
+
+def test_parquet_from_a_database_is_understood(tmp_path):
+    table = pa.table(
+        {
+            "sku": pa.array([Decimal(1042), Decimal(7)], pa.decimal128(10, 0)),
+            "image": pa.array(["a.png", "b.png"], pa.large_string()),
+            "category": pa.array(["x", "x"]).dictionary_encode(),
+            "width_m": pa.array([Decimal("0.45"), None], pa.decimal128(10, 2)),
+        }
+    )
+    pq.write_table(table, tmp_path / "catalog.parquet")
+    load = load_catalog(tmp_path / "catalog.parquet")
+    assert [(item.sku, item.category, item.width_m) for item in load.products] == [
+        ("1042", "x", 0.45),
+        ("7", "x", None),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -94,6 +95,15 @@ def test_a_damaged_or_foreign_snapshot_is_refused(tmp_path):
     ):
         with pytest.raises(CatalogError, match="snapshot"):
             snapshot_from_parquet(bad)
+
+
+def test_a_snapshot_with_settings_that_are_no_object_is_refused():
+    table = pq.read_table(io.BytesIO(snapshot_to_parquet([product("A")])))
+    place = table.schema.get_field_index("settings")
+    sink = io.BytesIO()
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(["[1]"])), sink)
+    with pytest.raises(CatalogError, match="snapshot"):
+        snapshot_from_parquet(sink.getvalue())
 
 
 @settings(deadline=None)

@@ -12,7 +12,6 @@ import io
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -122,20 +121,19 @@ def _read_file(stream: IO[bytes], extension: str, name: str, locate: Callable[[s
     if extension not in DELIMITED | JSON_LINES:
         hint = "save it as CSV UTF-8" if extension in (".xlsx", ".xls", ".ods") else f"use {FORMATS}"
         raise CatalogError(f"catalog {name} is of an unknown kind ({extension or 'no extension'}); {hint}")
-    with ExitStack() as cleanup:
-        encoding = _encoding(stream)
-        # newline="" for CSV keeps line ends inside quoted cells; JSON Lines are divided by \n alone.
-        newline = "" if extension in DELIMITED else "\n"
-        lines = io.TextIOWrapper(stream, encoding=encoding, newline=newline)
-        cleanup.callback(lines.detach)
-        try:
-            if extension in JSON_LINES:
-                return check_rows(json_rows(lines), locate=locate)
-            header, rows = open_delimited(lines, name)
-            _require_columns(header, name)
-            return check_rows(rows, locate=locate, columns=header)
-        except UnicodeError as error:
-            raise CatalogError(_encoding_message(stream, name, encoding)) from error
+    encoding = _encoding(stream)
+    # newline="" for CSV keeps line ends inside quoted cells; JSON Lines are divided by \n alone.
+    lines = io.TextIOWrapper(stream, encoding=encoding, newline="" if extension in DELIMITED else "\n")
+    try:
+        if extension in JSON_LINES:
+            return check_rows(json_rows(lines), locate=locate)
+        header, rows = open_delimited(lines, name)
+        _require_columns(header, name)
+        return check_rows(rows, locate=locate, columns=header)
+    except UnicodeError as error:
+        raise CatalogError(_encoding_message(stream, name, encoding)) from error
+    finally:
+        lines.detach()  # or it would close the stream, which is the caller's
 
 
 def _encoding(stream: IO[bytes]) -> str:

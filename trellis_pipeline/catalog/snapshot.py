@@ -93,7 +93,7 @@ def snapshot_from_parquet(data: bytes) -> Snapshot:
             raise CatalogError("this Parquet file is no catalog snapshot of a version this program can read")
         columns = {name: table.column(name).to_pylist() for name in (*_TEXT, *_LENGTHS, "row")}
         settings = {text: _settings(text) for text in set(columns["settings"])}
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise CatalogError(f"the catalog snapshot is damaged ({error}); delete it to start anew") from error
     products = tuple(
         Product(sku, image, title, category, width, height, depth, settings[own], row)

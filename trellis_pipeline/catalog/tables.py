@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,7 +98,12 @@ def _cells(column: Any) -> list[object]:
         values: list[object] = column.to_pylist()
     except (ValueError, OverflowError):
         values = [_cell(scalar) for scalar in column]
-    return values
+    # Databases export whole numbers and lengths as decimals.
+    return [_number(value) if isinstance(value, Decimal) else value for value in values]
+
+
+def _number(value: Decimal) -> int | float:
+    return int(value) if value == value.to_integral_value() else float(value)
 
 
 def _cell(scalar: Any) -> object:
