@@ -36,7 +36,7 @@ from trellis_pipeline.errors import BudgetExceeded, LedgerError
 Source = Literal["estimate", "provider_cost", "price_list", "gpu_time"]
 SOURCES: tuple[Source, ...] = ("estimate", "provider_cost", "price_list", "gpu_time")
 # Percentiles follow the provider: only this many of the latest settlements count.
-HISTORY = 1000
+HISTORY = 500
 
 _SCOPE_FIELDS = tuple(field.name for field in fields(SpendScope))
 Also = Callable[[Connection], None]
@@ -303,7 +303,8 @@ class Ledger:
     def history(self, generator: str, preset: str) -> tuple[Decimal, ...]:
         """What the latest generations of this preset cost, at most `HISTORY`, newest first.
 
-        Settlements by estimate are left out: the ledger would learn from its own guesses.
+        Settlements by estimate are left out: the ledger would learn from its own guesses. Reading them takes
+        milliseconds; one estimate serves all products of a run.
         """
         query = (
             select(spend_events.c.amount)
@@ -371,7 +372,6 @@ class Ledger:
         with self._write() as connection:
             # Adding nothing takes the lock that every other writer takes first.
             self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
-            connection.execute(delete(scope_totals).where(scope_totals.c.scope != "total"))
             connection.execute(delete(scope_totals))
             for name, sums in _sums_by_scope(connection).items():
                 rows = [
