@@ -38,7 +38,7 @@ class Camera:
 
     @property
     def position(self) -> Float64:
-        """(3,) world position of the eye. Meaningless for an orthographic camera, which has only a direction."""
+        """(3,) world position of the eye; an orthographic camera has a direction only."""
         return -self.view[:3, :3].T @ self.view[:3, 3]
 
     @property
@@ -142,7 +142,7 @@ def fitting_distance(
     fov_deg: float = 26.0,
     margin: float = 0.08,
 ) -> float:
-    """The distance (metres, from the eye to the plane through the box's centre) at which all points just fit."""
+    """Metres from the eye to the plane through the box's centre at which all points just fit."""
     centre, _ = _centre_and_corners(box_of(points))
     level = _view(centre, azimuth_deg, elevation_deg, 0.0)
     return _fit(_apply(level, np.asarray(points, dtype=np.float64)), fov_deg, margin)[1]

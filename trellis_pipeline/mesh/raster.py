@@ -18,6 +18,7 @@ import numpy.typing as npt
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.camera import Camera, Float64
 from trellis_pipeline.mesh.types import Float32, Int32
+from trellis_pipeline.mesh.vectors import inner
 
 FAR = np.float32(2.0)
 """Depth of a sample that nothing covers; the clip volume ends at 1."""
@@ -106,7 +107,7 @@ def nearest(
     return depth, seen
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def edges(points: Float64, i: int, j: int, k: int) -> tuple[float, ...]:
     """The three edge functions of a triangle in pixels, each a·x + b·y + c, and their determinant.
 
@@ -126,7 +127,7 @@ def edges(points: Float64, i: int, j: int, k: int) -> tuple[float, ...]:
     return a0, b0, c0, a1, b1, c1, a2, b2, c2, determinant
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _fill(points: Float64, faces: Int32, behind: Float32, depth: Float32, seen: Int32) -> None:
     height, width = depth.shape
     peel = behind.shape[0] == height
@@ -172,7 +173,7 @@ def _fill(points: Float64, faces: Int32, behind: Float32, depth: Float32, seen: 
                     seen[row, column] = t
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _weigh(points: Float64, faces: Int32, seen: Int32, weights: Float32) -> None:
     for row in range(seen.shape[0]):
         y = row + 0.5

@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh import shading, studio
 from trellis_pipeline.mesh.camera import Camera, Float64, fitting_distance, frame_points
+from trellis_pipeline.mesh.lighting import Light, floor_light
 from trellis_pipeline.mesh.raster import nearest, to_screen
 from trellis_pipeline.mesh.scene import Scene, read_scene
 from trellis_pipeline.mesh.texels import linear_to_srgb, srgb_to_linear
-from trellis_pipeline.mesh.types import Float32, UInt8
+from trellis_pipeline.mesh.types import Float32, Int32, UInt8
 
 VIEWS: dict[str, tuple[float, float]] = {
     "front": (0.0, 8.0),
@@ -45,8 +45,8 @@ _MAX_PX = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Light:
-    """Directions light comes from and, for each, how deep it reaches into the scene."""
+class _ShadowMaps:
+    """Directions light comes from and, for each, how deep it reaches into the scene; see `lighting.Light`."""
 
     directions: Float64
     frame: Float64
@@ -91,13 +91,13 @@ def render_views(
     if not 16 <= px <= _MAX_PX:
         raise MeshError(f"a preview of {px} px is outside of 16 to {_MAX_PX}")
     scene = read_scene(glb, texture_px=4 * px)
-    light = _light(scene)
+    maps = _shadow_maps(scene)
     hull = scene.positions[scene.used]
     nearest_eye = max((fitting_distance(hull, *VIEWS[view]) for view in views), default=0.0)
     pictures = []
     for view in views:
         camera = frame_points(hull, *VIEWS[view], at_least=nearest_eye)
-        picture = _draw(scene, light, camera, math.radians(VIEWS[view][0]), px)
+        picture = _draw(scene, maps, camera, math.radians(VIEWS[view][0]), px)
         pictures.append(_finished(picture, background))
     return pictures
 
@@ -111,7 +111,7 @@ def png_bytes(rgba: UInt8) -> bytes:
     return out.getvalue()
 
 
-def _light(scene: Scene) -> _Light:
+def _shadow_maps(scene: Scene) -> _ShadowMaps:
     # Each direction costs one pass over the triangles, so very dense meshes get fewer.
     count = 40 if len(scene.faces) < 60_000 else 24 if len(scene.faces) < 300_000 else 14
     directions = studio.light_directions(count)
@@ -130,31 +130,37 @@ def _light(scene: Scene) -> _Light:
         points = np.ones((len(scene.positions), 4))
         points[:, :3] = scene.positions @ frame[index, :, :3].T + frame[index, :, 3]
         depth[index], _ = nearest(points, scene.casters, _SHADOW_PX, _SHADOW_PX)
-    return _Light(directions, frame, depth)
+    return _ShadowMaps(directions, frame, depth)
 
 
-def _draw(scene: Scene, light: _Light, camera: Camera, azimuth: float, px: int) -> Float32:
+def _draw(scene: Scene, maps: _ShadowMaps, camera: Camera, azimuth: float, px: int) -> Float32:
     """(px, px, 4) premultiplied display-linear RGB and coverage."""
     boxes = studio.softboxes()
-    weights, exposure = studio.light_weights(boxes, studio.turned(light.directions, azimuth))
+    weights, exposure = studio.light_weights(boxes, studio.turned(maps.directions, azimuth))
+    turn = np.array([math.cos(azimuth), math.sin(azimuth)])
+    light = Light(boxes, exposure, maps.directions, weights, maps.frame, maps.depth, turn)
+    paint = shading.Paint(scene.materials, scene.slots, scene.textures)
     size = px * SAMPLES
     points = to_screen(camera.project(scene.positions), size, size)
     eye = np.append(camera.position, 1.0) if camera.is_perspective else np.append(camera.towards_eye, 0.0)
-    turn = np.array([math.cos(azimuth), math.sin(azimuth)])
 
-    def shaded(seen: npt.NDArray[np.int32], first: int) -> Float32:
+    def shaded(seen: Int32, first: int) -> Float32:
         picture = np.zeros((px, px, 4), np.float32)
-        shading.shade(
-            seen, SAMPLES, points, scene.faces[first:], scene.face_material[first:], scene.positions,
-            scene.normals, scene.uvs, scene.colors, scene.materials, scene.slots, scene.textures.texels,
-            scene.textures.levels, scene.textures.info, scene.textures.decode, boxes, exposure,
-            light.directions, weights, light.frame, light.depth, eye, turn, picture,
-        )  # fmt: skip
+        geometry = shading.Geometry(
+            points,
+            scene.faces[first:],
+            scene.face_material[first:],
+            scene.positions,
+            scene.normals,
+            scene.uvs,
+            scene.colors,
+        )
+        shading.shade(seen, SAMPLES, geometry, paint, light, eye, picture)
         return picture
 
     depth, seen = nearest(points, scene.faces[: scene.opaque], size, size)
     solid = shaded(seen, 0)
-    solid = _over(solid, _shadow(scene, light, weights, camera, px))
+    solid = _over(solid, _shadow(scene, light, camera, px))
     layers = []
     behind = None
     for _ in range(_LAYERS if scene.opaque < len(scene.faces) else 0):
@@ -173,7 +179,7 @@ def _over(front: Float32, back: Float32) -> Float32:
     return np.asarray(front + back * (1.0 - front[..., 3:]), dtype=np.float32)
 
 
-def _shadow(scene: Scene, light: _Light, weights: Float64, camera: Camera, px: int) -> Float32:
+def _shadow(scene: Scene, light: Light, camera: Camera, px: int) -> Float32:
     """The floor under the object: black, with the share of missing light as alpha."""
     import cv2
 
@@ -185,17 +191,16 @@ def _shadow(scene: Scene, light: _Light, weights: Float64, camera: Camera, px: i
     where = np.empty((_FLOOR_CELLS, _FLOOR_CELLS, 3))
     where[..., 0], where[..., 1], where[..., 2] = left + ticks, low[1], (back + ticks)[:, None]
     reaching = np.empty(_FLOOR_CELLS**2, np.float32)
-    shading.floor_light(where.reshape(-1, 3), light.directions, weights, light.frame, light.depth, reaching)
+    floor_light(where.reshape(-1, 3), light, reaching)
     dark = (1.0 - reaching).reshape(_FLOOR_CELLS, _FLOOR_CELLS)
     # Every direction casts a faint shadow of its own; what only one or two of them miss is left out. The
     # second, sharper term is the dark line where object and floor meet.
-    far, contact = (
-        cv2.GaussianBlur(dark, (0, 0), cells, borderType=cv2.BORDER_REPLICATE) for cells in (2.2, 0.9)
-    )
+    far = cv2.GaussianBlur(dark, (0, 0), 2.2, borderType=cv2.BORDER_REPLICATE)
+    contact = cv2.GaussianBlur(dark, (0, 0), 0.9, borderType=cv2.BORDER_REPLICATE)
     dark = 0.55 * np.maximum(far - 0.05, 0.0) + 0.35 * contact**3
     dark *= np.clip((1.0 - np.hypot(*np.meshgrid(ticks - half, ticks - half)) / half) / 0.25, 0.0, 1.0)
 
-    # The floor is a plane, so map and picture differ by a homography: (column, row, 1) of the map to clip x, y, w.
+    # The floor is a plane, so a homography leads from the map to the picture: (column, row, 1) to x, y, w.
     across = np.array([[cell, 0.0, left + 0.5 * cell], [0.0, 0.0, low[1]], [0.0, cell, back + 0.5 * cell]])
     plane = np.vstack([across, [0.0, 0.0, 1.0]])
     clip = (camera.projection @ camera.view @ plane)[[0, 1, 3]]
@@ -213,10 +218,10 @@ def _finished(picture: Float32, background: tuple[int, int, int] | None) -> UInt
     out = np.empty(picture.shape, np.uint8)
     if background is not None:
         plain = srgb_to_linear(np.array(background) / 255.0)
-        color = picture[..., :3] + plain * (1.0 - alpha)
+        color = np.asarray(picture[..., :3] + plain * (1.0 - alpha), dtype=np.float32)
         out[..., 3] = 255
     else:
-        color = picture[..., :3] / np.maximum(alpha, 1e-6)
+        color = np.asarray(picture[..., :3] / np.maximum(alpha, 1e-6), dtype=np.float32)
         out[..., 3:] = np.rint(alpha * 255.0)
     out[..., :3] = _srgb_bytes()[np.rint(np.clip(color, 0.0, 1.0) * _SRGB_STEPS).astype(np.uint16)]
     return out

@@ -53,7 +53,7 @@ class Scene:
 def read_scene(glb: bytes, *, texture_px: int) -> Scene:
     """Read a GLB for drawing.
 
-    texture_px: longest side of texture that the picture can show; JPEGs are decoded smaller where they can be.
+    texture_px: longest side of texture that the picture can show; larger JPEGs are decoded smaller.
     Raises ModelFileError for a file that cannot be read, MeshError if it has nothing to draw.
     """
     container = parse_glb(glb)

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from trellis_pipeline.mesh.camera import Float64
+from trellis_pipeline.mesh.vectors import inner
 
 # Direction of the centre (x right, y up, z to the camera), half width, half height (tangents), radiance.
 _SOFTBOXES = (
@@ -75,9 +76,9 @@ def light_weights(boxes: Float64, directions: Float64) -> tuple[Float64, float]:
     return weights * (exposure * solid_angle / math.pi), exposure
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def radiance(boxes: Float64, x: float, y: float, z: float, blur: float) -> float:
-    """Light that arrives from direction (x, y, z), studio space, blurred by `blur` (radians, about 1 sigma)."""
+    """Light from direction (x, y, z), studio space, blurred by `blur` (radians, about 1 σ)."""
     height = y / (1.0 + blur)
     total = HORIZON + (SKY - HORIZON) * height if y > 0.0 else HORIZON + (HORIZON - FLOOR) * height
     for i in range(boxes.shape[0]):
@@ -96,14 +97,14 @@ def radiance(boxes: Float64, x: float, y: float, z: float, blur: float) -> float
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _inside(position: float, half: float, edge: float) -> float:
     """A box of half-width `half` convolved with a long-tailed kernel (like GGX's) of width `edge`."""
     a, b = (position + half) / edge, (position - half) / edge
     return 0.5 * (a / math.sqrt(1.0 + a * a) - b / math.sqrt(1.0 + b * b))
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def neutral(r: float, g: float, b: float) -> tuple[float, float, float]:
     """Tone mapping: base colours below 0.8 keep hue and value, highlights roll off towards white.
 

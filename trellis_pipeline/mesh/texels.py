@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from trellis_pipeline.mesh.types import Float32, UInt8
+from trellis_pipeline.mesh.vectors import inner
 
 REPEAT, MIRROR, CLAMP = 0, 1, 2
 _MAX_LEVELS = 16
@@ -34,11 +36,10 @@ class Texture:
     wrap: tuple[int, int] = (REPEAT, REPEAT)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TextureSet:
+class TextureSet(NamedTuple):
     """All textures of a scene as the kernels read them.
 
-    texels: (N, 4) uint8, every level of every texture. levels: (textures, 16, 3) int64: offset, width, height.
+    texels: (N, 4) uint8, all levels of all textures. levels: (textures, 16, 3) int64: offset, width, height.
     info: (textures, 4) int64: number of levels, horizontal wrap, vertical wrap, row of `decode`.
     decode: (2, 256) float32: byte to linear value for plain and for sRGB data.
     """
@@ -90,7 +91,7 @@ def texture_set(textures: Sequence[Texture]) -> TextureSet:
     return TextureSet(texels=texels, levels=levels, info=info, decode=decode)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _halve(
     texels: UInt8,
     source: npt.NDArray[np.int64],
@@ -123,84 +124,58 @@ def _halve(
             out += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _wrapped(index: int, size: int, mode: int) -> int:
     if 0 <= index < size:
         return index
     if mode == CLAMP:
         return 0 if index < 0 else size - 1
     if mode == MIRROR:
-        index = index % (2 * size)
+        index %= 2 * size
         return index if index < size else 2 * size - 1 - index
     return index % size
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _bilinear(
-    texels: UInt8,
-    level: npt.NDArray[np.int64],
-    info: npt.NDArray[np.int64],
-    decode: Float32,
-    u: float,
-    v: float,
-    weight: float,
-    out: npt.NDArray[np.float64],
+    textures: TextureSet, t: int, level: int, u: float, v: float, weight: float, out: npt.NDArray[np.float64]
 ) -> None:
-    start, width, height = level[0], level[1], level[2]
+    """Add `weight` times the RGBA at (u, v) in one level to `out` (4,)."""
+    start, width, height = textures.levels[t, level]
     x, y = u * width - 0.5, v * height - 0.5
     left, top = math.floor(x), math.floor(y)
-    fx, fy = x - left, y - top
-    x0, x1 = _wrapped(int(left), width, info[1]), _wrapped(int(left) + 1, width, info[1])
-    y0, y1 = _wrapped(int(top), height, info[2]), _wrapped(int(top) + 1, height, info[2])
-    a, b = start + y0 * width + x0, start + y0 * width + x1
-    c, d = start + y1 * width + x0, start + y1 * width + x1
-    wa, wb = (1.0 - fx) * (1.0 - fy) * weight, fx * (1.0 - fy) * weight
-    wc, wd = (1.0 - fx) * fy * weight, fx * fy * weight
-    for channel in range(3):
-        out[channel] += (
-            wa * decode[texels[a, channel]]
-            + wb * decode[texels[b, channel]]
-            + wc * decode[texels[c, channel]]
-            + wd * decode[texels[d, channel]]
-        )
-    out[3] += (wa * texels[a, 3] + wb * texels[b, 3] + wc * texels[c, 3] + wd * texels[d, 3]) / 255.0
+    for corner in range(4):
+        dx, dy = corner & 1, corner >> 1
+        share = (x - left if dx else left + 1.0 - x) * (y - top if dy else top + 1.0 - y) * weight
+        column = _wrapped(left + dx, width, textures.info[t, 1])
+        row = _wrapped(top + dy, height, textures.info[t, 2])
+        texel = start + row * width + column
+        for channel in range(3):
+            out[channel] += share * textures.decode[textures.info[t, 3], textures.texels[texel, channel]]
+        out[3] += share * textures.decode[0, textures.texels[texel, 3]]
 
 
-@numba.njit(cache=True, nogil=True)
-def sample(
-    texels: UInt8,
-    levels: npt.NDArray[np.int64],
-    info: npt.NDArray[np.int64],
-    decode: Float32,
-    u: float,
-    v: float,
-    ux: float,
-    vx: float,
-    uy: float,
-    vy: float,
-    out: npt.NDArray[np.float64],
-) -> None:
-    """Filtered RGBA (linear) of one texture at (u, v), written to `out` (4,).
+@inner
+def sample(textures: TextureSet, t: int, uv: npt.NDArray[np.float64], out: npt.NDArray[np.float64]) -> None:
+    """Filtered RGBA (linear) of texture `t`, written to `out` (4,).
 
-    ux, vx, uy, vy: change of u and v per pixel to the right and down. Trilinear along the narrow axis of the
-    pixel's footprint, with up to 4 taps along its long axis, so that a slanted label stays readable.
+    uv: (6,) u, v, their change per pixel to the right, and their change per pixel down. Trilinear along the
+    narrow axis of the pixel's footprint, with up to 4 taps along its long axis, so that a slanted label stays
+    readable.
     """
-    width, height = levels[0, 1], levels[0, 2]
-    right, down = math.hypot(ux * width, vx * height), math.hypot(uy * width, vy * height)
+    width, height = textures.levels[t, 0, 1], textures.levels[t, 0, 2]
+    right, down = math.hypot(uv[2] * width, uv[3] * height), math.hypot(uv[4] * width, uv[5] * height)
     longest, shortest = max(right, down), min(right, down)
-    taps = max(1, min(_MAX_TAPS, int(math.ceil(longest / max(shortest, 1e-6) - 0.25))))
-    lod = math.log2(max(longest / taps, 1e-6))
-    last = info[0] - 1
-    lod = min(max(lod, 0.0), float(last))
+    taps = max(1, min(_MAX_TAPS, math.ceil(longest / max(shortest, 1e-6) - 0.25)))
+    last = textures.info[t, 0] - 1
+    lod = min(max(math.log2(max(longest / taps, 1e-6)), 0.0), float(last))
     fine = int(lod)
-    blend = lod - fine
-    du, dv = (ux, vx) if right > down else (uy, vy)
-    for channel in range(4):
-        out[channel] = 0.0
+    axis = 2 if right > down else 4
+    out[:] = 0.0
     for tap in range(taps):
         shift = (tap + 0.5) / taps - 0.5
-        su, sv = u + du * shift, v + dv * shift
-        _bilinear(texels, levels[fine], info, decode[info[3]], su, sv, (1.0 - blend) / taps, out)
-        if blend > 0.0:
-            coarse = levels[min(fine + 1, last)]
-            _bilinear(texels, coarse, info, decode[info[3]], su, sv, blend / taps, out)
+        u, v = uv[0] + uv[axis] * shift, uv[1] + uv[axis + 1] * shift
+        for level in range(2):
+            share = (lod - fine if level else fine + 1.0 - lod) / taps
+            if share > 0.0:
+                _bilinear(textures, t, min(fine + level, last), u, v, share, out)
