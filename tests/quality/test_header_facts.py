@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,13 @@ def test_a_file_of_two_gigabytes_needs_no_more_reading_than_a_small_one(
     path.write_bytes(head)
     os.truncate(path, size)
     assert read_header(path).triangles == 320
+
+
+def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"missing\.glb cannot be read"):
+        read_header(tmp_path / "missing.glb")
+    with pytest.raises(ModelFileError, match=re.escape(str(tmp_path))):
+        read_header(tmp_path)
 
 
 def test_instances_are_counted_and_placed_as_drawn() -> None:

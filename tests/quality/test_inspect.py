@@ -232,6 +232,10 @@ def test_a_missing_file_a_folder_and_an_endless_file_are_named(tmp_path: Path) -
         inspect_glb(tmp_path / "nowhere.glb")
     with pytest.raises(ModelFileError, match=re.escape(str(tmp_path))):
         inspect_glb(tmp_path)
+    pipe = tmp_path / "pipe.glb"
+    os.mkfifo(pipe)
+    with pytest.raises(ModelFileError, match=r"pipe\.glb"):
+        inspect_glb(pipe)
     huge = tmp_path / "huge.glb"
     huge.touch()
     os.truncate(huge, MAX_FILE_BYTES + 1)

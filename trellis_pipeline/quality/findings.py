@@ -69,7 +69,7 @@ def topology_findings(topology: Topology) -> Iterator[Finding]:
         yield Finding(
             "positions_not_finite",
             "error",
-            f"{t.non_finite_vertices:,} vertices have a coordinate that is NaN or infinite",
+            f"{_many(t.non_finite_vertices, 'vertex', 'vertices')} with a coordinate that is NaN or infinite",
         )
     if t.inverted:
         yield Finding(
@@ -81,42 +81,49 @@ def topology_findings(topology: Topology) -> Iterator[Finding]:
         yield Finding(
             "open_surface",
             "warning",
-            f"{t.boundary_edges:,} boundary edges in {t.boundary_loops:,} rims: the surface has holes",
+            f"{_many(t.boundary_edges, 'boundary edge')} in {_many(t.boundary_loops, 'rim')}: "
+            "the surface has holes",
         )
     if t.non_manifold_edges:
         yield Finding(
             "non_manifold",
             "warning",
-            f"{t.non_manifold_edges:,} edges belong to more than two faces: sheets meet or overlap there",
+            f"{_many(t.non_manifold_edges, 'edge')} with more than two faces: sheets meet or overlap there",
         )
     if t.orientation_conflicts:
         yield Finding(
             "orientation_conflicts",
             "warning",
-            f"{t.orientation_conflicts:,} edges join faces that disagree which side is out: "
+            f"{_many(t.orientation_conflicts, 'edge')} between faces that disagree which side is out: "
             "patches will look black or missing in single-sided viewers",
         )
     if t.degenerate_faces:
         yield Finding(
-            "degenerate_faces", "warning", f"{t.degenerate_faces:,} faces have no area and can be dropped"
+            "degenerate_faces", "warning", f"{_many(t.degenerate_faces, 'face')} without area: drop them"
         )
     if t.duplicate_faces:
         yield Finding(
             "duplicate_faces",
             "warning",
-            f"{t.duplicate_faces:,} faces repeat another: they flicker, drop them",
+            f"{_many(t.duplicate_faces, 'face')} that repeat another and flicker: drop them",
         )
     if t.floaters:
         yield Finding(
             "floaters",
             "warning",
-            f"{t.floaters:,} of {t.components:,} parts have under 1 % of the triangles: "
+            f"{t.floaters:,} of {t.components:,} parts with under 1 % of the triangles each: "
             "loose crumbs beside the product?",
         )
     if t.unused_vertices:
         yield Finding(
-            "unused_vertices", "info", f"{t.unused_vertices:,} vertices belong to no face and only take space"
+            "unused_vertices",
+            "info",
+            f"{_many(t.unused_vertices, 'vertex', 'vertices')} of no face, which only take space",
         )
+
+
+def _many(count: int, one: str, several: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def _texture_findings(facts: HeaderFacts) -> Iterator[Finding]:

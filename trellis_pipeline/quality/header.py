@@ -72,18 +72,32 @@ class HeaderFacts:
 def read_header(source: bytes | memoryview | Path) -> HeaderFacts:
     """The header facts of a GLB in memory or on disk; of a file only the few pieces needed are read.
 
-    Raises ModelFileError for a container or JSON that cannot be read, and for references out of bounds.
+    Raises ModelFileError for a file, container or JSON that cannot be read, and for references out of bounds.
     """
     if isinstance(source, Path):
-        descriptor = os.open(source, os.O_RDONLY)
         try:
-            return _facts(
-                lambda offset, length: os.pread(descriptor, length, offset), os.fstat(descriptor).st_size
-            )
-        finally:
-            os.close(descriptor)
+            return _file_facts(source)
+        except OSError as error:
+            raise ModelFileError(f"{source} cannot be read: {error.strerror or error}") from error
     view = memoryview(source).cast("B")
     return _facts(lambda offset, length: view[offset : offset + length], len(view))
+
+
+def _file_facts(path: Path) -> HeaderFacts:
+    if not path.is_file():  # opening a pipe would wait for its other end
+        raise ModelFileError(f"{path} cannot be read: there is no such file")
+    descriptor = os.open(path, os.O_RDONLY)
+
+    def read(offset: int, length: int) -> bytes:
+        piece = os.pread(descriptor, length, offset)
+        if len(piece) != length:
+            raise ModelFileError(f"{path} became shorter while it was read")
+        return piece
+
+    try:
+        return _facts(read, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
 
 
 def _facts(read: ReadBytes, file_bytes: int) -> HeaderFacts:

@@ -64,6 +64,8 @@ def inspect_glb(data: bytes | Path, *, crop_alpha: npt.NDArray[np.uint8] | None 
 
 def _load(path: Path) -> bytes:
     try:
+        if not path.is_file():  # opening a pipe would wait for its other end
+            raise ModelFileError(f"{path} cannot be read: there is no such file")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ModelFileError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are inspected")
