@@ -49,13 +49,13 @@ def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return x / size, y / size
 
 
-def bottle(size: int = 512) -> np.ndarray:
+def bottle(size: int = 160) -> np.ndarray:
     x, y = grid(size)
     half = np.where(y < 0.3, 0.08, np.where(y < 0.4, 0.08 + (y - 0.3) * 1.4, 0.22))
     return np.where(np.abs(x - 0.5) < half, 255, 0).astype(np.uint8)
 
 
-def teapot(size: int = 512) -> np.ndarray:
+def teapot(size: int = 160) -> np.ndarray:
     x, y = grid(size)
     body = ((x - 0.45) / 0.3) ** 2 + ((y - 0.55) / 0.38) ** 2 < 1
     ring = np.hypot(x - 0.78, y - 0.5)
@@ -64,7 +64,7 @@ def teapot(size: int = 512) -> np.ndarray:
     return np.where((body | handle | spout) & (y < 0.9), 255, 0).astype(np.uint8)
 
 
-def chair(size: int = 512) -> np.ndarray:
+def chair(size: int = 160) -> np.ndarray:
     x, y = grid(size)
     seat = (np.abs(y - 0.55) < 0.03) & (np.abs(x - 0.5) < 0.3)
     legs = (np.abs(np.abs(x - 0.5) - 0.28) < 0.006) & (y > 0.55)
@@ -79,7 +79,7 @@ OUTLINES = {"bottle": bottle, "teapot": teapot, "chair": chair}
 
 @pytest.mark.parametrize("outline", OUTLINES)
 def test_a_draft_is_a_closed_surface_that_fills_the_outline_of_its_photo(outline):
-    alpha = OUTLINES[outline]()
+    alpha = OUTLINES[outline](400)
     model = build_draft(png(alpha), DraftOptions(texture_px=256), {})
     assert is_solid(model)
     seen = geometry(model)
@@ -99,7 +99,7 @@ def test_a_draft_is_a_closed_surface_that_fills_the_outline_of_its_photo(outline
 
 
 def test_a_bottle_is_turned_round_and_a_boot_is_inflated():
-    x, y = grid(256)
+    x, y = grid(128)
     boot = ((np.abs(x - 0.7) < 0.2) | (y > 0.7)) & (y < 0.9) & (x < 0.9)
     assert build_draft(png(bottle()), SMALL, {}).method == "lathe"
     assert build_draft(png(np.where(boot, 255, 0).astype(np.uint8)), SMALL, {}).method == "inflate"
@@ -119,10 +119,10 @@ def test_a_long_strip_gets_a_round_cross_section():
     assert np.allclose(thickness[22:42, 128], np.sqrt(100 - across**2), atol=0.15)
 
 
-@pytest.mark.parametrize("most", [64, 200, 1000, 5000])
+@pytest.mark.parametrize("most", [64, 300, 2000])
 @pytest.mark.parametrize("outline", OUTLINES)
 def test_the_triangle_limit_is_never_crossed(outline, most):
-    model = build_draft(png(OUTLINES[outline](256)), DraftOptions(max_triangles=most, texture_px=64), {})
+    model = build_draft(png(OUTLINES[outline](96)), DraftOptions(max_triangles=most, texture_px=64), {})
     assert model.triangles <= most
     assert len(geometry(model).triangles) == model.triangles
     assert is_solid(model)
@@ -166,7 +166,7 @@ HOSTILE = {
     "checkerboard": (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8),
     "coarse checkerboard": (np.indices((256, 256)) // 16).sum(0).astype(np.uint8) % 2 * 255,
     "thousands of specks": noise(1024, 0.02),
-    "fog": noise(1024, 0.5),
+    "fog": noise(512, 0.5),
     "thousands of holes": sieve(1024),
     "faint": np.full((64, 64), 90, np.uint8),
     "half transparent": np.full((64, 64), 140, np.uint8),
@@ -218,7 +218,7 @@ MASKS = hnp.arrays(
 
 
 @given(blocks=MASKS, scale=st.integers(1, 9), seed=st.integers(0, 99), simple=st.booleans())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_mask_gives_a_closed_surface_or_a_clear_refusal(blocks, scale, seed, simple):
     alpha = np.kron(blocks, np.ones((scale, scale), np.uint8))
     try:
@@ -235,14 +235,14 @@ def test_any_mask_gives_a_closed_surface_or_a_clear_refusal(blocks, scale, seed,
 @given(blocks=MASKS, most=st.integers(64, 4000))
 @settings(max_examples=6, deadline=None, derandomize=True)
 def test_any_mask_that_has_an_object_becomes_a_model_within_its_limit(blocks, most):
-    alpha = np.kron(np.pad(blocks, 1, constant_values=255), np.ones((8, 8), np.uint8))
+    alpha = np.kron(np.pad(blocks, 1, constant_values=255), np.ones((4, 4), np.uint8))
     model = build_draft(png(alpha), DraftOptions(max_triangles=most, texture_px=64), {})
     assert is_solid(model)
     assert model.triangles <= most
 
 
 def test_a_mug_is_round_although_it_has_a_handle_on_one_side():
-    x, y = grid(512)
+    x, y = grid(160)
     ring = np.hypot(x - 0.72, y - 0.5)
     mug = (np.abs(x - 0.45) < 0.28) & (np.abs(y - 0.5) < 0.4) | (ring < 0.2) & (ring > 0.14) & (x > 0.7)
     model = build_draft(png(np.where(mug, 255, 0).astype(np.uint8)), SMALL, {})
@@ -255,8 +255,8 @@ def test_a_mug_is_round_although_it_has_a_handle_on_one_side():
 
 
 def test_a_known_depth_turns_a_stool_instead_of_stretching_its_legs():
-    alpha = chair()
-    alpha[:260] = 0  # a seat on two hair-thin legs
+    alpha = chair(320)
+    alpha[:162] = 0  # a seat on two hair-thin legs
     stool = build_draft(png(alpha), DraftOptions(texture_px=64, height_m=0.45, depth_m=0.5), {})
     points = geometry(stool).positions
     leg = points[points[:, 1] < 0.3]

@@ -24,6 +24,7 @@ UInt8 = npt.NDArray[np.uint8]
 Method = Literal["lathe", "inflate"]
 
 LATHE_SYMMETRY = 0.90  # overlap with the mirror image from which an outline counts as symmetric
+TABLE_SYMMETRY = 0.6  # legs seen at an angle are less symmetric than what they carry
 LATHE_COUPLING = 0.02  # wy of the lathe: rounds caps and steps over about 14 % of the width
 LEAST_HALF_THICKNESS = 0.0035  # of the crop's side: what a wire or a leaf keeps
 RIM_HALF_THICKNESS = 0.0030
@@ -61,7 +62,8 @@ def guess(silhouette: Silhouette, rng: np.random.Generator, depth: float | None 
     if silhouette.aspect > 1.0:
         factor *= silhouette.aspect ** -(0.3 + 0.9 * boxy)
     lathe = Prior("lathe", factor * spread, roundness, 1.0)
-    favoured, other = (lathe, inflate) if silhouette.symmetry >= LATHE_SYMMETRY else (inflate, lathe)
+    turned = silhouette.symmetry >= (TABLE_SYMMETRY if _is_table(silhouette.inside) else LATHE_SYMMETRY)
+    favoured, other = (lathe, inflate) if turned else (inflate, lathe)
     if depth is None:
         return favoured
     misfits = [abs(np.log(depth / _natural_depth(silhouette, prior))) for prior in (favoured, other)]
@@ -116,6 +118,13 @@ def _height(silhouette: Silhouette, prior: Prior, flat: Bool) -> Float32:
         attached = np.sqrt(field.solve(silhouette.coverage, flat))
         height = np.maximum(height, min(1.0, 1.0 / prior.depth) * attached)
     return np.asarray(prior.depth * height, dtype=np.float32)
+
+
+def _is_table(inside: Bool) -> bool:
+    """Whether a plate as wide as the object rests on thin legs: the plate is deep then, the legs are not."""
+    box = inside[np.ix_(inside.any(axis=1), inside.any(axis=0))]
+    top, legs = box[: max(1, len(box) // 5)], box[len(box) // 2 :]
+    return bool(top.mean(axis=1).max() > 0.75 and legs.mean() < 0.45)
 
 
 def _fillet(height: Float32, flat: Bool, radius: float) -> Float32:

@@ -37,9 +37,9 @@ class Silhouette:
     """coverage: (n + 4, n + 4) float32, share of each cell that the object covers; the outline is at 0.5.
 
     The crop's n x n cells stand inside a border of two empty ones. inside: coverage >= 0.5. pieces, holes:
-    how many were kept. body: the cells without those of handles and spouts. The rest describes the body:
-    symmetry: 0..1, overlap with its mirror image about its best vertical axis. aspect: width over height.
-    fullness: share of its bounding box, about 0.79 for an ellipse and 1 for a rectangle.
+    how many were kept. body: the cells without those of handles and spouts. symmetry: 0..1, the body's
+    overlap with its mirror image about its best vertical axis. aspect: width over height of the body's thick
+    part. fullness: its share of its bounding box, about 0.79 for an ellipse and 1 for a rectangle.
     """
 
     coverage: Float32
@@ -133,8 +133,8 @@ def trace(alpha: UInt8, cells: int, *, simple: bool = False) -> Silhouette:
     ]
     coverage[np.isin(gaps, filled)] = 1.0
     inside = coverage >= 0.5
-    body = _body(inside)
-    box = body[np.ix_(body.any(axis=1), body.any(axis=0))]
+    body, core = _body(inside)
+    box = core[np.ix_(core.any(axis=1), core.any(axis=0))]
     return Silhouette(
         coverage=coverage,
         inside=inside,
@@ -154,8 +154,8 @@ def usual_cells(alpha: UInt8) -> int:
     return int(min(wanted, max(alpha.shape[0], LEAST_GRID)))
 
 
-def _body(inside: Bool) -> Bool:
-    """The mask without handles and spouts; the mask itself if it is a frame of thin parts.
+def _body(inside: Bool) -> tuple[Bool, Bool]:
+    """The mask without handles and spouts, and without anything thin; twice the mask itself if it is a frame.
 
     Handles are what an opening removes, unless it lies on the axis (a neck, a lid's knob, a lamp's foot) or
     has its like on the other side.
@@ -167,7 +167,7 @@ def _body(inside: Bool) -> Bool:
     radius = BODY_OPENING * float(depth.max())
     opened = inside & (cv2.distanceTransform((depth <= radius).astype(np.uint8), cv2.DIST_L2, 5) <= radius)
     if np.count_nonzero(opened) < BODY_LEAST * np.count_nonzero(inside):
-        return inside
+        return inside, inside
     _, axis = mirror(opened)
     twin = np.zeros_like(inside)
     columns = axis - np.arange(inside.shape[1])
@@ -180,7 +180,7 @@ def _body(inside: Bool) -> Bool:
         on_axis = cells[:, axis // 2].any()
         if on_axis or np.count_nonzero(cells & twin) >= 0.8 * np.count_nonzero(cells):
             body |= cells
-    return body
+    return body, opened
 
 
 def mirror(inside: Bool) -> tuple[float, int]:
