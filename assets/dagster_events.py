@@ -76,7 +76,7 @@ def report_checks(
     if storage_id is None:
         return
     target = AssetCheckEvaluationTargetMaterializationData(
-        storage_id=storage_id, run_id=context.run_id, timestamp=time.time()
+        storage_id=storage_id, run_id=context.run.run_id, timestamp=time.time()
     )
     for check in checks:
         evaluation = AssetCheckEvaluation(
@@ -102,9 +102,9 @@ def report_failed_partition(
 
 def _report(context: dg.AssetExecutionContext, event_type: DagsterEventType, data: Any) -> None:
     event = DagsterEvent(
-        event_type_value=event_type.value, job_name=context.job_name, event_specific_data=data
+        event_type_value=event_type.value, job_name=context.run.job_name, event_specific_data=data
     )
-    context.instance.report_dagster_event(event, run_id=context.run_id)
+    context.instance.report_dagster_event(event, run_id=context.run.run_id)
 
 
 def _metadata(check: Check) -> Mapping[str, dg.MetadataValue[Any]]:

@@ -98,7 +98,7 @@ def _line(settings: LineSettings) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetMaterialization]:
         selected, upstream = _select(context, catalog)
         skus = config.products or list(context.partition_keys)
-        opened = open_tools(settings, context.run_id, store, generator, catalogs, ledger)
+        opened = open_tools(settings, context.run.run_id, store, generator, catalogs, ledger)
         with opened as tools:
             items = _items(skus, config.attempts, tools)
             events = stream(items, selected, upstream, tools, settings.in_flight)

@@ -138,5 +138,5 @@ def _reason(result: dg.ExecuteInProcessResult) -> TrellisError:
         error = getattr(data, "error", None)
         if error is not None:
             cause = error.cause or error
-            return TrellisError(f"{cause.message.strip()}")
+            return TrellisError(cause.message.strip())
     return TrellisError("the run failed; see the Dagster log")
