@@ -15,6 +15,7 @@ from trellis_pipeline.costs.ledger import Ledger
 @pytest.fixture(scope="session")
 def postgres():
     """The server, or a skip that says why there is none."""
+    pytest.importorskip("psycopg2", reason="needs trellis-pipeline[postgres]")
     with warnings.catch_warnings():
         # Its helper library warns about a missing XDG_RUNTIME_DIR while it is imported.
         warnings.simplefilter("ignore")

@@ -41,6 +41,7 @@ _WAY_OUT = {
     "BadDigest": "the upload arrived damaged; try again",
 }
 _CREATE_ATTEMPTS = 6
+_GET_ATTEMPTS = 3
 
 # So that a browser opening an object shows it instead of saving it.
 _CONTENT_TYPES = {
@@ -55,8 +56,8 @@ _CONTENT_TYPES = {
 }
 
 
-class _Refused(Exception):  # noqa: N818 - not an error to users: an answer that the caller decides about
-    """S3 answered with an error code."""
+class _Refused(Exception):
+    """S3 answered with an error code that the caller decides about; never leaves this module."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -211,11 +212,16 @@ class S3Store:
         )
 
     def _get(self, key: str) -> tuple[bytes, str]:
-        try:
-            answer = self._call("get_object", key, _MISSING, Key=self._root + key)
-        except _Refused:
-            raise BlobMissing(f"{key}: not in {self.url}; run the product again to make it") from None
-        return answer["Body"], _stored_sha256(answer)
+        """The bytes and the hash stored with them. boto3 repeats requests, but not bodies that break off."""
+        for _ in range(_GET_ATTEMPTS):
+            try:
+                answer = self._call("get_object", key, _MISSING, Key=self._root + key)
+            except _Refused:
+                raise BlobMissing(f"{key}: not in {self.url}; run the product again to make it") from None
+            # Not `with answer["Body"] as body`: that gives the raw stream, which misses a missing end.
+            with contextlib.suppress(BotoCoreError, OSError), contextlib.closing(answer["Body"]) as body:
+                return body.read(), _stored_sha256(answer)
+        raise self._unavailable("get_object", key, "the answer breaks off each time; check the network")
 
     def _head(self, key: str) -> dict[str, Any] | None:
         try:
@@ -226,7 +232,7 @@ class S3Store:
     def _call(
         self, operation: str, name: str, expected: frozenset[str] = frozenset(), **arguments: Any
     ) -> dict[str, Any]:
-        """One S3 request, the body of the answer read to its end.
+        """One S3 request.
 
         name: the path or blob it is about, for errors. Raises _Refused for the error codes in `expected`,
         about which the caller decides, and StorageUnavailable for everything else.
@@ -234,10 +240,6 @@ class S3Store:
         failure: StorageError | _Refused
         try:
             answer: dict[str, Any] = getattr(self._s3(), operation)(Bucket=self._bucket, **arguments)
-            if operation == "get_object":
-                # Not `with body as …`: that gives the raw stream, which does not notice a missing end.
-                with contextlib.closing(answer["Body"]) as body:
-                    answer["Body"] = body.read()
             return answer
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", "unknown"))
