@@ -14,6 +14,7 @@ from resources.generator import GeneratorResource
 from resources.ledger import LedgerResource
 from resources.store import ArtifactStoreResource
 from trellis_pipeline.config import CatalogSettings, Settings
+from trellis_pipeline.errors import BlobMissing
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
@@ -124,10 +125,13 @@ def _requests(
 
 def _image_state(catalogs: CatalogResource) -> Callable[[str], str]:
     def state(location: str) -> str:
-        from trellis_pipeline.catalog.image_state import local_image_state
+        from trellis_pipeline.catalog.image_state import MISSING, local_image_state
 
         if location.startswith("s3://"):
-            return catalogs.s3_state(location)
+            try:
+                return catalogs.s3_state(location)
+            except BlobMissing:
+                return MISSING
         if location.startswith(("http://", "https://")):
             return ""
         return local_image_state(location)

@@ -2,11 +2,13 @@
 
 # Dagster inspects annotations at run time, so they are not deferred in this module.
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from resources.store import ArtifactStoreResource
+from trellis_pipeline.errors import BlobMissing, StorageUnavailable
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.readers import CatalogLoad
@@ -26,21 +28,42 @@ class CatalogResource(dg.ConfigurableResource[None]):
     def read_s3(self, url: str) -> bytes:
         """The bytes of one `s3://` object."""
         bucket, key = _split(url)
-        body: bytes = self.store.s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        with _named(url):
+            body: bytes = self.store.s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
         return body
 
     def s3_state(self, url: str) -> str:
         """The ETag of one `s3://` object, which changes with its content."""
         bucket, key = _split(url)
-        return str(self.store.s3_client().head_object(Bucket=bucket, Key=key)["ETag"])
+        with _named(url):
+            return str(self.store.s3_client().head_object(Bucket=bucket, Key=key)["ETag"])
 
     def list_images(self, prefix: str) -> Iterator[str]:
         """URLs of every object under an `s3://` prefix."""
         bucket, key = _split(prefix)
-        pages = self.store.s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
-        for page in pages:
-            for entry in page.get("Contents", []):
-                yield f"s3://{bucket}/{entry['Key']}"
+        with _named(prefix):
+            pages = (
+                self.store.s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+            )
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    yield f"s3://{bucket}/{entry['Key']}"
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Turn a client's error into ours. Its text is not repeated: it can hold a key or a signed URL."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", "unknown"))
+        if code in {"404", "NoSuchKey", "NotFound"}:
+            raise BlobMissing(f"{url}: no such object") from None
+        raise StorageUnavailable(f"{url}: S3 answered {code}; check bucket, credentials and region") from None
+    except BotoCoreError as error:
+        raise StorageUnavailable(f"{url}: {type(error).__name__}; check endpoint and credentials") from None
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, cast
@@ -164,7 +164,8 @@ def _keep(store: ArtifactStore, order: Order, generator: Generator, made: Genera
     if not store.create(_certificate_path(order), data):
         other = find_generation(store, order)
         if other is not None:
-            return other
+            # Two runs made the same model at once: both paid, and both use the one that was first.
+            return replace(other, reused=False, cost_usd=made.cost_usd)
         # The certificate outlived its bytes (a cleaned bucket): this generation replaces it.
         store.write(_certificate_path(order), data)
     return Purchase(

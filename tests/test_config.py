@@ -1,0 +1,79 @@
+"""trellis.toml: wrong keys and values are named with the way out, and the environment wins."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from trellis_pipeline.config import Settings, catalog_name_for, load_settings
+from trellis_pipeline.errors import ConfigError
+
+
+def load(tmp_path: Path, text: str) -> Settings:
+    path = tmp_path / "trellis.toml"
+    path.write_text(text)
+    return load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[storage]\nulr = "file://x"', 'did you mean "url"'),
+        ("[imagery]\nmax_pixel = 5", 'did you mean "max_pixels"'),
+        ("[quality.profiles.web]\nmax_triangle = 5", 'did you mean "max_triangles"'),
+        ('[[catalogs]]\nname = "a"\nsource = "x"\nsorce = "y"', 'did you mean "source"'),
+        ("[automation.nightly]\nenable = true", 'did you mean "enabled"'),
+        ("[storrage]\n", 'did you mean "storage"'),
+        ("[run]\nin_flight = 0", "greater than or equal to 1"),
+        ('[triage]\nhold = "maybe"', "'paid', 'always' or 'never'"),
+        ('[generation]\ngenerator = "magic"', "generation.generator"),
+        ('[quality]\nprofile = "print"', "profile 'print' is not defined"),
+        ('[[catalogs]]\nname = "Shop 1"\nsource = "x"', "cannot name a catalog"),
+        ('[[catalogs]]\nname = "blobs"\nsource = "x"', "cannot name a catalog"),
+        ('[[catalogs]]\nname = "a"\nsource = "x"\n[[catalogs]]\nname = "a"\nsource = "y"', "two catalogs"),
+        ("[storage", "not valid TOML"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_way_out(tmp_path, text, expected):
+    with pytest.raises(ConfigError, match=r"(?s).*") as caught:
+        load(tmp_path, text)
+    assert expected in str(caught.value)
+    assert "trellis.toml" in str(caught.value)
+
+
+def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRELLIS_STORAGE__URL", "s3://bucket/models")
+    monkeypatch.setenv("TRELLIS_BUDGET__TOTAL_USD", "12.50")
+    settings = load(tmp_path, '[storage]\nurl = "file://here"\n[run]\nin_flight = 3')
+    assert settings.storage_url == "s3://bucket/models"
+    assert settings.budget.total_usd == Decimal("12.50")
+    assert settings.run.in_flight == 3
+
+
+def test_relative_paths_count_from_the_file_not_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    settings = load(tmp_path, '[storage]\nurl = "file://out"\n[[catalogs]]\nname = "a"\nsource = "c/a.csv"')
+    assert settings.storage_url == (tmp_path / "out").as_uri()
+    assert settings.catalog_source(settings.catalogs[0]) == str(tmp_path / "c" / "a.csv")
+
+
+def test_a_ledger_password_never_shows_in_settings_or_errors(tmp_path):
+    sentinel = "hunter2-sentinel"
+    settings = load(tmp_path, f'[ledger]\nurl = "postgresql://me:{sentinel}@db/x"')
+    assert sentinel not in repr(settings)
+    assert sentinel in settings.ledger_url
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f'[ledger]\nurl = ["{sentinel}"]')
+    assert sentinel not in str(caught.value)
+
+
+def test_a_catalog_gets_its_name_from_its_path():
+    assert catalog_name_for("/data/spring-2026.csv", set()) == "spring_2026"
+    assert catalog_name_for("/data/Spring 2026/catalog.csv", set()) == "spring_2026"
+    assert catalog_name_for("s3://bucket/photos/", {"photos"}) == "photos_2"
+    assert catalog_name_for("/data/2026.csv", set()) == "catalog_2026"
+
+
+def test_a_missing_file_that_was_asked_for_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        load_settings(tmp_path / "absent.toml")
