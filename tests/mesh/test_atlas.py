@@ -69,6 +69,27 @@ def test_charts_on_top_of_each_other_are_counted_and_named():
     assert raster.overlapping.tolist() == [True, True, True, True, False, False]
 
 
+@pytest.mark.parametrize("corner_first", [0, 1, 2])
+@pytest.mark.parametrize("turned", [False, True])
+def test_edges_that_run_right_through_texel_centres_belong_to_one_side(corner_first, turned):
+    px = 16
+    rows = np.r_[0, np.arange(1, px, 2) + 0.5, px] / px
+    count = len(rows)
+    uvs = np.stack(np.meshgrid(rows, rows), -1).reshape(-1, 2).astype(np.float32)
+    at = np.arange(count**2).reshape(count, count)
+    a, b, c, d = (
+        at[i : count - 1 + i, j : count - 1 + j].ravel() for i, j in ((0, 0), (0, 1), (1, 1), (1, 0))
+    )
+    triangles = np.concatenate([np.column_stack([a, b, c]), np.column_stack([a, c, d])]).astype(np.int32)
+    triangles = np.roll(triangles, corner_first, axis=1)
+    triangles = triangles[:, ::-1].copy() if turned else triangles
+    raster = rasterize_atlas(uvs, triangles, px)
+    assert raster.overlap_texels == 0
+    _, found = texel_values(raster, triangles, uvs)
+    centres = (np.stack(np.meshgrid(np.arange(px), np.arange(px)), -1).reshape(-1, 2) + 0.5) / px
+    assert np.allclose(found, centres, atol=1e-6)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     grid=arrays(np.float32, (6, 6, 2), elements=st.floats(-0.0625, 0.0625, width=32)),

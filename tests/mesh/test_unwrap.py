@@ -101,6 +101,17 @@ def test_all_parts_of_the_surface_get_texels_in_proportion(seconds):
     assert density.max() < 2
 
 
+@pytest.mark.parametrize("seconds", [None, AT_ONCE])
+def test_a_long_plank_is_not_stretched_to_fill_the_square(seconds):
+    mesh = mesh_of(trimesh.creation.box((8, 0.2, 1)))
+    flat = unwrap(mesh, texture_px=512, padding_px=2, timeout_seconds=seconds)
+    edge = flat.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+    long, drawn = (
+        np.linalg.norm(np.diff(rows[edge], axis=1)[:, 0], axis=1) for rows in (flat.positions, flat.uvs)
+    )
+    assert (drawn / long).min() > 0.95 * (drawn / long).max()
+
+
 def test_the_same_mesh_gets_the_same_layout():
     mesh = SHAPES["ring"]()
     first, second = (unwrap(mesh, texture_px=512, padding_px=4) for _ in range(2))

@@ -19,8 +19,9 @@ Float64 = npt.NDArray[np.float64]
 DRIFT_WEIGHT = 1e-5  # sliding along the surface costs this share of leaving it
 BORDER_WEIGHT = 10.0  # leaving an open border costs this much more than leaving the surface
 # What a collapse may do to a face: the least cosine between its normals before and after (60 degrees, then
-# 84), and the least shape, double area over the sum of squared sides (0.289 if equilateral), below which it
-# must not get thinner. The second pair is for meshes on which the first leaves nothing to collapse, as on long rods.
+# 84), and the least shape, double area over the sum of squared sides (0.289 if equilateral), below which
+# it must not get thinner. The second pair is for meshes on which the first leaves nothing to collapse, such
+# as long rods.
 LIMITS = ((0.5, 0.02), (0.1, 0.0))
 BUCKETS = 4096  # lines of edges by price: 256 octaves in 16 steps each
 
