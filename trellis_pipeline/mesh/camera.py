@@ -108,7 +108,7 @@ def frame_points(
     margin: float = 0.08,
     at_least: float = 0.0,
 ) -> Camera:
-    """Like `three_quarter`, but framing the (N, 3) points themselves: tighter, and exactly centred.
+    """Like `three_quarter`, but framing the (N, 3) points themselves: tighter, and centred as they appear.
 
     at_least: no closer than this (metres), so that several views of one product share a scale; see
     `fitting_distance`.
@@ -157,7 +157,9 @@ def _fit(seen: Float64, fov_deg: float, margin: float) -> tuple[Float64, float]:
     tangent = math.tan(math.radians(fov_deg) / 2.0) * (1.0 - 2.0 * margin)
     forward = tangent * seen[:, 2:]
     high, low = (forward + seen[:, :2]).max(axis=0), (forward - seen[:, :2]).max(axis=0)
-    return (high - low) / 2.0, max(float((high + low).max()) / (2.0 * tangent), 1e-6)
+    # Something long and thin that points at the eye would fit from inside of itself.
+    clear = float(seen[:, 2].max()) + 0.5 * (float(np.linalg.norm(np.ptp(seen, axis=0))) or 1e-6)
+    return (high - low) / 2.0, max(float((high + low).max()) / (2.0 * tangent), clear)
 
 
 def _centre_and_corners(box: Box) -> tuple[Float64, Float64]:
