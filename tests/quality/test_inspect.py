@@ -4,6 +4,7 @@ import json
 import os
 import re
 import struct
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from trellis_pipeline.errors import ModelFileError
+from trellis_pipeline.mesh.glb_write import write_glb
+from trellis_pipeline.mesh.types import EncodedImage, Material, TexturedMesh
 from trellis_pipeline.quality.inspect import MAX_FILE_BYTES, inspect_glb
 from trellis_pipeline.quality.text import record_text
 
@@ -166,6 +170,33 @@ def test_a_scene_that_draws_nothing_is_an_error(plain_glb: bytes, edit: Any) -> 
     assert record.triangles == 0
     assert record.watertight is False
     assert "scene_empty" in {finding.code for finding in record.errors}
+
+
+def test_the_same_complaint_a_hundred_times_is_made_ten_times_and_counted(
+    textured_glb: bytes, edit: Any
+) -> None:
+    def repeat(document: Any, _: bytearray) -> None:
+        document["images"] += [document["images"][0]] * 100
+
+    findings = inspect_glb(edit(textured_glb, repeat)).findings
+    unused = [finding.message for finding in findings if finding.code == "texture_unused"]
+    assert len(unused) == 10
+    assert unused[-1].endswith("(and 90 more like it)")
+
+
+def test_what_this_project_writes_has_nothing_to_complain_about() -> None:
+    sphere = trimesh.creation.icosphere(3)
+    jpeg = BytesIO()
+    Image.new("RGB", (256, 256), (90, 120, 40)).save(jpeg, "JPEG")
+    image = EncodedImage(jpeg.getvalue(), "image/jpeg", 256, 256)
+    positions = sphere.vertices.astype(np.float32)
+    normals = positions / np.linalg.norm(positions, axis=1, keepdims=True)
+    uvs = (positions[:, :2] / 2 + 0.5).clip(0, 1)
+    mesh = TexturedMesh(positions, normals, uvs, sphere.faces.astype(np.int32), Material(base_color=image))
+    record = inspect_glb(write_glb(mesh))
+    assert record.findings == ()
+    assert record.watertight
+    assert [(texture.slot, texture.width) for texture in record.textures] == [("baseColor", 256)]
 
 
 # Bad files.

@@ -20,7 +20,9 @@ from trellis_pipeline.mesh.glb_accessors import NORMALIZED_SCALE, data_uri_bytes
 from trellis_pipeline.mesh.glb_fields import Json, child, entry, integer, members, numbers
 from trellis_pipeline.mesh.glb_read import (
     MAX_PRIMITIVES,
+    GlbContainer,
     GlbHead,
+    parse_glb,
     parse_head,
     primitive_counts,
     scene_meshes,
@@ -31,6 +33,8 @@ from trellis_pipeline.quality.image_header import read_image_header
 from trellis_pipeline.quality.record import TextureFacts, Vec3
 
 ReadBytes = Callable[[int, int], bytes | memoryview]
+
+MAX_IMAGES = 4096
 
 _SLOTS = {
     "baseColorTexture": "baseColor",
@@ -79,8 +83,14 @@ def read_header(source: bytes | memoryview | Path) -> HeaderFacts:
             return _file_facts(source)
         except OSError as error:
             raise ModelFileError(f"{source} cannot be read: {error.strerror or error}") from error
-    view = memoryview(source).cast("B")
-    return _facts(lambda offset, length: view[offset : offset + length], len(view))
+    return container_facts(parse_glb(source))
+
+
+def container_facts(container: GlbContainer) -> HeaderFacts:
+    """The header facts of a container that is already taken apart. Raises as `read_header` does."""
+    start, size = container.binary_offset, len(container.binary)
+    head = GlbHead(container.document, container.file_bytes, start, size)
+    return _facts(head, lambda offset, length: container.binary[offset - start : offset - start + length])
 
 
 def _file_facts(path: Path) -> HeaderFacts:
@@ -95,13 +105,12 @@ def _file_facts(path: Path) -> HeaderFacts:
         return piece
 
     try:
-        return _facts(read, os.fstat(descriptor).st_size)
+        return _facts(parse_head(read, os.fstat(descriptor).st_size), read)
     finally:
         os.close(descriptor)
 
 
-def _facts(read: ReadBytes, file_bytes: int) -> HeaderFacts:
-    head = parse_head(read, file_bytes)
+def _facts(head: GlbHead, read: ReadBytes) -> HeaderFacts:
     document = head.document
     meshes = members(document, "meshes", "document")
     primitives = 0
@@ -112,7 +121,7 @@ def _facts(read: ReadBytes, file_bytes: int) -> HeaderFacts:
     asset = child(document, "asset", "document") or {}
     return HeaderFacts(
         document=document,
-        file_bytes=file_bytes,
+        file_bytes=head.file_bytes,
         triangles=drawn.triangles,
         vertices=drawn.vertices,
         meshes=len(meshes),
@@ -189,7 +198,10 @@ def _textures(head: GlbHead, read: ReadBytes) -> tuple[TextureFacts, ...]:
     slots = texture_slots(document)
     facts: list[TextureFacts] = []
     decoded: dict[int, bytes] = {}
-    for index, image in enumerate(members(document, "images", "document")):
+    images = members(document, "images", "document")
+    if len(images) > MAX_IMAGES:
+        raise ModelFileError(f"the file has {len(images)} images; at most {MAX_IMAGES} are read")
+    for index, image in enumerate(images):
         if not isinstance(image, dict):
             raise ModelFileError(f"images[{index}] must be an object")
         inner, length = _image_reader(image, f"images[{index}]", head, read, decoded)

@@ -7,6 +7,8 @@ back with findings, so that a gate can refuse the model and a person can read wh
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,14 @@ import numpy.typing as npt
 from trellis_pipeline.errors import ModelFileError
 from trellis_pipeline.mesh.glb_read import Primitive, parse_glb, read_primitives
 from trellis_pipeline.quality.findings import header_findings, topology_findings
-from trellis_pipeline.quality.header import HeaderFacts, read_header
+from trellis_pipeline.quality.header import HeaderFacts, container_facts
 from trellis_pipeline.quality.record import Finding, QualityRecord, Severity
 from trellis_pipeline.quality.topology import Topology, measure_primitives
 from trellis_pipeline.quality.validity import check_structure
 from trellis_pipeline.quality.validity_data import check_data
 
 MAX_FILE_BYTES = 2 * 2**30
+MAX_OF_A_KIND = 10
 
 _RANK: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
 
@@ -39,8 +42,8 @@ def inspect_glb(data: bytes | Path, *, crop_alpha: npt.NDArray[np.uint8] | None 
     content = _load(data) if isinstance(data, Path) else data
     if len(content) > MAX_FILE_BYTES:
         raise ModelFileError(f"the file has {len(content):,} bytes; at most {MAX_FILE_BYTES:,} are inspected")
-    header = read_header(content)
     container = parse_glb(content)
+    header = container_facts(container)
     findings = list(header_findings(header))
     rules = check_structure(container)
     if not any(finding.severity == "error" for finding in rules):
@@ -57,7 +60,7 @@ def inspect_glb(data: bytes | Path, *, crop_alpha: npt.NDArray[np.uint8] | None 
         findings += _contradictions(header, topology)
         if crop_alpha is not None:
             silhouette = _silhouette(primitives, crop_alpha)
-    findings.sort(key=lambda finding: _RANK[finding.severity])
+    findings = sorted(_thinned(findings), key=lambda finding: _RANK[finding.severity])
     valid = not any(finding.severity == "error" for finding in rules)
     return _record(header, topology, tuple(findings), valid_gltf=valid, silhouette_iou=silhouette)
 
@@ -98,6 +101,21 @@ def _contradictions(header: HeaderFacts, topology: Topology) -> list[Finding]:
                 )
             )
     return found
+
+
+def _thinned(findings: list[Finding]) -> list[Finding]:
+    """At most MAX_OF_A_KIND findings with the same code, the last of them saying how many more there are."""
+    counts = Counter(finding.code for finding in findings)
+    kept: list[Finding] = []
+    seen: Counter[str] = Counter()
+    for finding in findings:
+        seen[finding.code] += 1
+        more = counts[finding.code] - MAX_OF_A_KIND
+        if seen[finding.code] < MAX_OF_A_KIND or (seen[finding.code] == MAX_OF_A_KIND and more == 0):
+            kept.append(finding)
+        elif seen[finding.code] == MAX_OF_A_KIND:
+            kept.append(replace(finding, message=f"{finding.message} (and {more:,} more like it)"))
+    return kept
 
 
 def _silhouette(primitives: tuple[Primitive, ...], crop_alpha: npt.NDArray[np.uint8]) -> float:
