@@ -17,50 +17,27 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from sqlalchemy import URL, Connection, Engine, delete, func, insert, literal, select
+from sqlalchemy import URL, Connection, Engine, func, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from trellis_pipeline.costs import audit
 from trellis_pipeline.costs import budgets as wall
 from trellis_pipeline.costs.budgets import Budgets, Headroom, ScopeName, SpendScope
 from trellis_pipeline.costs.database import connect, database_errors, describe, parse_url
+from trellis_pipeline.costs.events import Reservation, append, reservation_of, reserved_as, storable, take
 from trellis_pipeline.costs.migrations import migrate
 from trellis_pipeline.costs.money import ZERO, checked, format_usd
 from trellis_pipeline.costs.schema import open_reservations, scope_totals, spend_events
 from trellis_pipeline.errors import BudgetExceeded, LedgerError
 
-Source = Literal["estimate", "provider_cost", "price_list", "gpu_time"]
-SOURCES: tuple[Source, ...] = ("estimate", "provider_cost", "price_list", "gpu_time")
 # Percentiles follow the provider: only this many of the latest settlements count.
 HISTORY = 500
 
-_SCOPE_FIELDS = tuple(field.name for field in fields(SpendScope))
 Also = Callable[[Connection], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """Money set aside. amount: USD. day: the UTC day whose budget it counts in."""
-
-    id: str
-    amount: Decimal
-    scope: SpendScope
-    day: date
-    made_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Discrepancy:
-    """Where the running totals do not say what the events say. Amounts: (settled, reserved) in USD."""
-
-    scope: str
-    key: str
-    totals: tuple[Decimal, Decimal]
-    events: tuple[Decimal, Decimal]
 
 
 class Ledger:
@@ -142,7 +119,7 @@ class Ledger:
         Raises BudgetExceeded, which names the scope, its cap and what is left.
         """
         amount = checked(amount, "a reservation")
-        scope = _storable(scope)
+        scope = storable(scope)
         now = self._clock().astimezone(UTC)
         reservation = Reservation(uuid.uuid4().hex, amount, scope, now.date(), now)
         keys = scope.keys(reservation.day)
@@ -152,15 +129,15 @@ class Ledger:
             refusal = wall.refusal(wall.headroom(keys, before, budgets), amount)
             if refusal:
                 raise BudgetExceeded(f"{scope.catalog}/{scope.sku}: {refusal}")
-            self._append(
+            append(
                 connection,
                 reservation,
                 "reserve",
                 amount,
+                now,
                 reserved_change=amount,
                 source="estimate",
                 price_book_version=price_book_version,
-                ts=now,
             )
             connection.execute(
                 insert(open_reservations), {"reservation_id": reservation.id, "ts": now, "amount": amount}
@@ -183,8 +160,8 @@ class Ledger:
     ) -> None:
         """Book what it did cost, and free the rest of the reservation. Exactly once.
 
-        source: where the amount is from, one of `SOURCES`. raw_cost_text: the provider's number, verbatim.
-        seconds: time of generation. cause: what became of it, where that is worth a word.
+        source: where the amount is from, one of `events.SOURCES`. raw_cost_text: the provider's number,
+        verbatim. seconds: time of generation. cause: what became of it, where that is worth a word.
 
         Raises LedgerError where the reservation was settled or released before, or never made.
         """
@@ -192,12 +169,13 @@ class Ledger:
         if not (math.isfinite(seconds) and seconds >= 0):
             raise LedgerError(f"a generation cannot have taken {seconds} seconds; not booked")
         with self._write() as connection:
-            stored = self._take(connection, reservation.id)
-            self._append(
+            stored = take(connection, reservation.id)
+            append(
                 connection,
                 stored,
                 "settle",
                 amount,
+                self._clock(),
                 settled_change=amount,
                 reserved_change=-stored.amount,
                 source=source,
@@ -216,12 +194,13 @@ class Ledger:
         Raises LedgerError where the reservation was settled or released before, or never made.
         """
         with self._write() as connection:
-            stored = self._take(connection, reservation.id)
-            self._append(
+            stored = take(connection, reservation.id)
+            append(
                 connection,
                 stored,
                 "release",
                 stored.amount,
+                self._clock(),
                 reserved_change=-stored.amount,
                 source="estimate",
                 cause=cause,
@@ -239,7 +218,7 @@ class Ledger:
         with self._write() as connection:
             # Whoever refunds at the same time waits here, because the total row is taken first.
             self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
-            stored = self._reserved_as(connection, reservation_id)
+            stored = reserved_as(connection, reservation_id)
             kept = connection.execute(
                 select(func.sum(spend_events.c.settled_change)).where(
                     spend_events.c.reservation_id == reservation_id
@@ -250,11 +229,12 @@ class Ledger:
                     f"reservation {reservation_id}: {format_usd(amount)} cannot be refunded, "
                     f"{format_usd(kept or ZERO)} of it is settled"
                 )
-            self._append(
+            append(
                 connection,
                 stored,
                 "refund",
                 amount,
+                self._clock(),
                 settled_change=-amount,
                 source="provider_cost",
                 cause=cause,
@@ -269,14 +249,15 @@ class Ledger:
         size = checked(abs(amount), "a correction")
         signed = -size if amount < 0 else size
         now = self._clock().astimezone(UTC)
-        scope = _storable(scope)
+        scope = storable(scope)
         entry = Reservation("", ZERO, scope, now.date(), now)
         with self._write() as connection:
-            self._append(
+            append(
                 connection,
                 entry,
                 "adjust",
                 signed,
+                now,
                 settled_change=signed,
                 source="provider_cost",
                 cause=cause,
@@ -287,7 +268,7 @@ class Ledger:
 
     def headroom(self, scope: SpendScope, budgets: Budgets) -> Headroom:
         """How all five scopes stand for this product today."""
-        keys = _storable(scope).keys(self._clock().astimezone(UTC).date())
+        keys = storable(scope).keys(self._clock().astimezone(UTC).date())
         with self.reading() as connection:
             totals: dict[ScopeName, tuple[Decimal, Decimal]] = {}
             for name, key in keys.items():
@@ -336,7 +317,7 @@ class Ledger:
             .order_by(spend_events.c.seq)
         )
         with self.reading() as connection:
-            return tuple(_reservation(row) for row in connection.execute(query).mappings())
+            return tuple(reservation_of(row) for row in connection.execute(query).mappings())
 
     def find(self, reservation_id: str) -> Reservation | None:
         """The reservation with that id if it is still open, else None."""
@@ -346,40 +327,21 @@ class Ledger:
                     open_reservations.c.reservation_id == reservation_id
                 )
             ).scalar()
-            return self._reserved_as(connection, reservation_id) if known else None
+            return reserved_as(connection, reservation_id) if known else None
 
     # -- checking ------------------------------------------------------------------------------------------
 
-    def verify(self) -> tuple[Discrepancy, ...]:
+    def verify(self) -> tuple[audit.Discrepancy, ...]:
         """Compare the running totals and the open reservations with the events; empty where all is right."""
         with self.reading() as connection:
-            wrong = []
-            for name, sums in _sums_by_scope(connection).items():
-                query = select(scope_totals).where(scope_totals.c.scope == name)
-                totals = {row.key: (row.settled, row.reserved) for row in connection.execute(query)}
-                for key in sorted(sums.keys() | totals.keys()):
-                    said, true = totals.get(key, (ZERO, ZERO)), sums.get(key, (ZERO, ZERO))
-                    if said != true:
-                        wrong.append(Discrepancy(name, key, said, true))
-            held = connection.execute(select(func.sum(open_reservations.c.amount))).scalar() or ZERO
-            reserved = connection.execute(select(func.sum(spend_events.c.reserved_change))).scalar() or ZERO
-            if held != reserved:
-                wrong.append(Discrepancy("open_reservations", "", (ZERO, held), (ZERO, reserved)))
-            return tuple(wrong)
+            return audit.compare(connection)
 
     def rebuild(self) -> None:
         """Make the running totals anew from the events."""
         with self._write() as connection:
             # Adding nothing takes the lock that every other writer takes first.
             self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
-            connection.execute(delete(scope_totals))
-            for name, sums in _sums_by_scope(connection).items():
-                rows = [
-                    {"scope": name, "key": key, "settled": settled, "reserved": reserved}
-                    for key, (settled, reserved) in sums.items()
-                ]
-                if rows:
-                    connection.execute(insert(scope_totals), rows)
+            audit.rewrite(connection)
 
     # -- how -----------------------------------------------------------------------------------------------
 
@@ -409,69 +371,6 @@ class Ledger:
             row.scope: (row.settled, row.reserved) for row in connection.execute(self._add_to_totals, rows)
         }
 
-    def _append(
-        self,
-        connection: Connection,
-        reservation: Reservation,
-        kind: str,
-        amount: Decimal,
-        *,
-        source: str,
-        settled_change: Decimal = ZERO,
-        reserved_change: Decimal = ZERO,
-        raw_cost_text: str = "",
-        seconds: float = 0.0,
-        cause: str = "",
-        price_book_version: str = "",
-        ts: datetime | None = None,
-    ) -> None:
-        if source not in SOURCES:
-            raise LedgerError(f"{source!r} is not a source of an amount; use one of {', '.join(SOURCES)}")
-        connection.execute(
-            insert(spend_events),
-            {name: getattr(reservation.scope, name) for name in _SCOPE_FIELDS}
-            | {
-                "event_id": uuid.uuid4().hex,
-                "ts": ts or self._clock(),
-                "day": reservation.day,
-                "kind": kind,
-                "reservation_id": reservation.id,
-                "amount": amount,
-                "settled_change": settled_change,
-                "reserved_change": reserved_change,
-                "currency": "USD",
-                "source": source,
-                "price_book_version": _text(price_book_version),
-                "raw_cost_text": _text(raw_cost_text),
-                "seconds": float(seconds),
-                "cause": _text(cause),
-            },
-        )
-
-    def _take(self, connection: Connection, reservation_id: str) -> Reservation:
-        """Close an open reservation and return it as it was made; LedgerError if it is not open."""
-        taken = connection.execute(
-            delete(open_reservations).where(open_reservations.c.reservation_id == reservation_id)
-        ).rowcount
-        stored = self._reserved_as(connection, reservation_id)
-        if taken != 1 or stored is None:
-            raise LedgerError(f"reservation {reservation_id[:64]}: {_fate(connection, reservation_id)}")
-        return stored
-
-    @staticmethod
-    def _reserved_as(connection: Connection, reservation_id: str) -> Reservation | None:
-        row = (
-            connection.execute(
-                select(spend_events).where(
-                    spend_events.c.reservation_id == reservation_id,
-                    spend_events.c.kind == literal("reserve", literal_execute=True),
-                )
-            )
-            .mappings()
-            .one_or_none()
-        )
-        return None if row is None else _reservation(row)
-
 
 def quantile(amounts: Sequence[Decimal], q: float) -> Decimal | None:
     """The q-th quantile (0..1) by nearest rank, so always an amount that did occur; None of nothing."""
@@ -480,59 +379,3 @@ def quantile(amounts: Sequence[Decimal], q: float) -> Decimal | None:
     if not amounts:
         return None
     return sorted(amounts)[max(0, math.ceil(q * len(amounts)) - 1)]
-
-
-def _reservation(row: Mapping[Any, Any]) -> Reservation:
-    scope = SpendScope(**{name: row[name] for name in _SCOPE_FIELDS})
-    return Reservation(row["reservation_id"], row["amount"], scope, row["day"], row["ts"])
-
-
-def _fate(connection: Connection, reservation_id: str) -> str:
-    """What became of a reservation that is not open."""
-    closing = connection.execute(
-        select(spend_events.c.kind, spend_events.c.amount, spend_events.c.ts).where(
-            spend_events.c.reservation_id == reservation_id, spend_events.c.kind.in_(["settle", "release"])
-        )
-    ).one_or_none()
-    if closing is None:
-        return "was never made in this ledger; nothing is booked"
-    done = "settled" if closing.kind == "settle" else "released"
-    when = f"{closing.ts:%Y-%m-%d %H:%M:%S} UTC"
-    return f"was {done} at {when} with {format_usd(closing.amount)}; not booked again"
-
-
-def _sums_by_scope(connection: Connection) -> dict[ScopeName, dict[str, tuple[Decimal, Decimal]]]:
-    """(settled, reserved) of every scope and key, summed from the events."""
-    columns = spend_events.c
-    keys: dict[ScopeName, Any] = {
-        "total": literal(""),
-        "day": columns.day,
-        "catalog": columns.catalog,
-        "run": columns.run_id,
-        "product": columns.catalog + "/" + columns.sku,
-    }
-    settled, reserved = func.sum(columns.settled_change), func.sum(columns.reserved_change)
-    sums: dict[ScopeName, dict[str, tuple[Decimal, Decimal]]] = {}
-    for name, key in keys.items():
-        query = select(key.label("key"), settled.label("settled"), reserved.label("reserved"))
-        if name != "total":
-            query = query.group_by(key)
-        sums[name] = {
-            str(row.key): (row.settled, row.reserved)
-            for row in connection.execute(query)
-            if row.settled is not None
-        }
-    return sums
-
-
-def _storable(scope: SpendScope) -> SpendScope:
-    values: dict[str, Any] = {}
-    for name in _SCOPE_FIELDS:
-        value = getattr(scope, name)
-        values[name] = _text(value) if isinstance(value, str) else value
-    return SpendScope(**values)
-
-
-def _text(value: str) -> str:
-    """Text that every database can keep: Postgres has no NUL, and half a surrogate pair is no text."""
-    return value.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:1000]
