@@ -7,7 +7,6 @@ of the object and of the floor, from every camera.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numba
@@ -49,7 +48,7 @@ def arriving(
         lobe = max(dot(mirror, towards), 0.0) ** 3
         if cosine <= 0.0 and lobe < 0.05:
             continue
-        lit = unshadowed(light.frame[d], light.depth[d], point, geometric)
+        lit = unshadowed(light.frame[d], light.depth[d], point, abs(dot(towards, geometric)))
         matt += light.weights[d] * cosine * lit
         seen += lobe * lit
         possible += lobe
@@ -57,18 +56,19 @@ def arriving(
 
 
 @inner
-def unshadowed(frame: Float64, depth: Float32, point: Vector, geometric: Vector) -> float:
-    """Share (0..1) of a 2 × 2 neighbourhood of a shadow map that lets the light through to a point."""
+def unshadowed(frame: Float64, depth: Float32, point: Vector, cosine: float) -> float:
+    """Share (0..1) of a 2 × 2 neighbourhood of a shadow map that lets the light through to a point.
+
+    cosine: of the angle between the light and the surface's own normal, on whichever side.
+    """
     size = depth.shape[0]
     column = dot((frame[0, 0], frame[0, 1], frame[0, 2]), point) + frame[0, 3] - 0.5
     row = dot((frame[1, 0], frame[1, 1], frame[1, 2]), point) + frame[1, 3] - 0.5
     if not (0.0 <= column < size - 1 and 0.0 <= row < size - 1):
         return 1.0
-    inwards = (frame[2, 0], frame[2, 1], frame[2, 2])
     # A map's texel is 2 / size wide in depth units; the more slanted the surface, the more depth it spans.
-    cosine = min(1.0, abs(dot(inwards, geometric)) / math.sqrt(dot(inwards, inwards)))
-    slant = min(math.sqrt(1.0 - cosine * cosine) / max(cosine, 0.1), 4.0)
-    away = dot(inwards, point) + frame[2, 3] - (2.0 / size) * (1.0 + 1.6 * slant)
+    away = dot((frame[2, 0], frame[2, 1], frame[2, 2]), point) + frame[2, 3]
+    away -= (2.0 / size) * (1.6 / max(cosine, 0.2) - 0.6)
     left, top = int(column), int(row)
     fx, fy = column - left, row - top
     lit = 0.0
@@ -90,5 +90,5 @@ def floor_light(where: Float64, light: Light, out: Float32) -> None:
             share = light.weights[d] * light.directions[d, 1]
             if share > 0.0:
                 possible += share
-                reaching += share * unshadowed(light.frame[d], light.depth[d], point, (0.0, 1.0, 0.0))
+                reaching += share * unshadowed(light.frame[d], light.depth[d], point, light.directions[d, 1])
         out[n] = reaching / possible if possible > 0.0 else 1.0

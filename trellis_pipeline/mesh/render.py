@@ -113,12 +113,14 @@ def png_bytes(rgba: UInt8) -> bytes:
 
 def _shadow_maps(scene: Scene) -> _ShadowMaps:
     # Each direction costs one pass over the triangles, so very dense meshes get fewer.
-    count = 40 if len(scene.faces) < 60_000 else 24 if len(scene.faces) < 300_000 else 14
+    count = 32 if len(scene.faces) < 60_000 else 24 if len(scene.faces) < 300_000 else 14
     directions = studio.light_directions(count)
     low, high = np.array(scene.box[0]), np.array(scene.box[1])
     centre, radius = (low + high) / 2.0, max(float(np.linalg.norm(high - low)) / 2.0, 1e-9)
     frame = np.zeros((count, 3, 4))
     depth = np.empty((count, _SHADOW_PX, _SHADOW_PX), np.float32)
+    places = np.ones((len(scene.positions), 4))
+    places[:, :3] = scene.positions
     for index, direction in enumerate(directions):
         right = np.cross((0.0, 1.0, 0.0) if abs(direction[1]) < 0.9 else (1.0, 0.0, 0.0), direction)
         right /= np.linalg.norm(right)
@@ -127,8 +129,7 @@ def _shadow_maps(scene: Scene) -> _ShadowMaps:
         frame[index, :, :3] = rows
         frame[index, :, 3] = -rows @ centre
         frame[index, :2, 3] += _SHADOW_PX / 2.0
-        points = np.ones((len(scene.positions), 4))
-        points[:, :3] = scene.positions @ frame[index, :, :3].T + frame[index, :, 3]
+        points = places @ np.vstack([frame[index], (0.0, 0.0, 0.0, 1.0)]).T
         depth[index], _ = nearest(points, scene.casters, _SHADOW_PX, _SHADOW_PX)
     return _ShadowMaps(directions, frame, depth)
 
@@ -197,7 +198,7 @@ def _shadow(scene: Scene, light: Light, camera: Camera, px: int) -> Float32:
     # second, sharper term is the dark line where object and floor meet.
     far = cv2.GaussianBlur(dark, (0, 0), 2.2, borderType=cv2.BORDER_REPLICATE)
     contact = cv2.GaussianBlur(dark, (0, 0), 0.9, borderType=cv2.BORDER_REPLICATE)
-    dark = 0.55 * np.maximum(far - 0.05, 0.0) + 0.35 * contact**3
+    dark = 0.62 * np.maximum(far - 0.05, 0.0) + 0.38 * contact**3
     dark *= np.clip((1.0 - np.hypot(*np.meshgrid(ticks - half, ticks - half)) / half) / 0.25, 0.0, 1.0)
 
     # The floor is a plane, so a homography leads from the map to the picture: (column, row, 1) to x, y, w.

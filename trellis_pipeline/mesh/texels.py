@@ -171,7 +171,7 @@ def sample(textures: TextureSet, t: int, uv: npt.NDArray[np.float64], out: npt.N
     lod = min(max(math.log2(max(longest / taps, 1e-6)), 0.0), float(last))
     fine = int(lod)
     axis = 2 if right > down else 4
-    out[:] = 0.0
+    out[:4] = 0.0
     for tap in range(taps):
         shift = (tap + 0.5) / taps - 0.5
         u, v = uv[0] + uv[axis] * shift, uv[1] + uv[axis + 1] * shift
