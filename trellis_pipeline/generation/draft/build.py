@@ -43,7 +43,7 @@ def build_draft(crop_png: bytes, options: DraftOptions, extras: Mapping[str, obj
     _check(options)
     rng = np.random.default_rng([options.seed & 0xFFFF_FFFF, options.seed >> 32 & 0xFFFF_FFFF])
     rgba = silhouette.decode_crop(crop_png)
-    prior, mesh = _solid(rgba[..., 3], options, rng)
+    prior, mesh = _solid(silhouette.object_alpha(rgba[..., 3]), options, rng)
     palette = colour.gather(rgba, lathe=prior.method == "lathe", rng=rng)
     texture_px = _texture_px(mesh, crop_px=rgba.shape[0], limit=options.texture_px)
     placed, scale = _to_metres(mesh, options)

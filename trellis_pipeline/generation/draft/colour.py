@@ -18,7 +18,7 @@ Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 
 # Surface normals from here on (z component) begin to show the photo, and show nothing else.
-PHOTO_FROM, PHOTO_FULL = 0.08, 0.40
+PHOTO_FROM, PHOTO_FULL = 0.14, 0.45
 GRAIN_SHARE = 0.55
 GRAIN_MOST = 14.0
 CALM_PX = 256  # the unseen sides carry no detail beyond this

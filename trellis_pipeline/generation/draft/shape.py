@@ -168,7 +168,7 @@ def fit_box(mesh: Mesh, silhouette: Silhouette, alpha: UInt8) -> Mesh:
 
     The grid and the simplifier both lose the last pixels of pointed tips, and with them the object's true
     width and height. Only the outer EDGE_BAND of the surface moves. mesh: in units of the crop's side.
-    alpha: (S, S) uint8.
+    alpha: (S, S) uint8, see `silhouette.object_alpha`. Crumbs of a tip up to six cells away count as its end.
     """
     import cv2
 

@@ -20,7 +20,9 @@ Bool = npt.NDArray[np.bool_]
 UInt8 = npt.NDArray[np.uint8]
 
 MAX_CROP_PX = 4096
+USEFUL_CROP_PX = 2048  # finer photos are averaged down: no draft texture is finer
 MIN_CROP_PX = 8
+OBJECT_ALPHA = 204  # of 255; TRELLIS.2 takes alpha above 0.8 as the object
 USUAL_CELLS, MOST_CELLS, LEAST_GRID = 256, 384, 64
 BORDER = 2  # empty cells around the crop, so that every outline closes
 LEAST_CELLS = 24  # a smaller object has no shape
@@ -58,7 +60,7 @@ class Silhouette:
 
 
 def decode_crop(png: bytes) -> UInt8:
-    """The crop as (S, S, 4) uint8, straight alpha. GenerationError if it is not a square RGBA PNG."""
+    """The crop as (S, S, 4) uint8, S <= 2048, straight alpha. GenerationError if not a square RGBA PNG."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -76,7 +78,10 @@ def decode_crop(png: bytes) -> UInt8:
                     raise GenerationError(
                         "the crop has no alpha channel, so there is no outline to build from"
                     )
-                return np.asarray(image.convert("RGBA"))
+                rgba = image.convert("RGBA")
+                if width > USEFUL_CROP_PX:
+                    rgba = rgba.resize((USEFUL_CROP_PX, USEFUL_CROP_PX), Image.Resampling.BOX)
+                return np.asarray(rgba)
     except (
         UnidentifiedImageError,
         OSError,
@@ -87,11 +92,32 @@ def decode_crop(png: bytes) -> UInt8:
         raise GenerationError(f"the crop is not a readable PNG: {broken}") from broken
 
 
+def object_alpha(alpha: UInt8) -> UInt8:
+    """Alpha rescaled so that the object's outline runs where it is one half.
+
+    alpha: (S, S) uint8. Crops are cut, and judged, by what is above 0.8 (`OBJECT_ALPHA`), so that is the
+    outline, unless the object itself is translucent inside: then everything above 0.5 is object.
+    """
+    import cv2
+
+    inner = cv2.erode(
+        (alpha >= 128).astype(np.uint8),
+        np.ones((7, 7), np.uint8),
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    translucent = np.count_nonzero((inner > 0) & (alpha <= OBJECT_ALPHA))
+    if translucent > 0.01 * np.count_nonzero(inner):
+        return alpha
+    levels = np.interp(np.arange(256), [0, OBJECT_ALPHA + 0.5, 255], [0, 127.5, 255])
+    return np.asarray(np.rint(levels).astype(np.uint8)[alpha], dtype=np.uint8)
+
+
 def trace(alpha: UInt8, cells: int, *, simple: bool = False) -> Silhouette:
     """The outline of `alpha` on a grid of cells x cells.
 
-    alpha: (S, S) uint8. simple: keep the largest piece only and fill every hole, for face budgets that
-    leave no room for more. Raises GenerationError when nothing solid is left.
+    alpha: (S, S) uint8, see `object_alpha`. simple: keep the largest piece only and fill every hole, for
+    face budgets that leave no room for more. Raises GenerationError when nothing solid is left.
     """
     import cv2
     from scipy import ndimage
