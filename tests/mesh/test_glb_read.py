@@ -16,8 +16,8 @@ import trimesh
 from PIL import Image
 
 from trellis_pipeline.errors import ModelFileError
+from trellis_pipeline.mesh.glb_container import MAX_JSON_BYTES
 from trellis_pipeline.mesh.glb_read import (
-    MAX_JSON_BYTES,
     MAX_TRIANGLES,
     Primitive,
     image_bytes,

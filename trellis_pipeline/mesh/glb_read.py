@@ -1,68 +1,46 @@
 """Reading any GLB, also one that was made to harm its reader.
 
 Models come from generators, from suppliers and from the command line, so no count, offset, index or
-reference in them is believed. The container is taken apart first (specification §4.4); geometry is decoded
+reference in them is believed. The container is taken apart first (`glb_container`); geometry is decoded
 only when asked for, into world space, within limits that are checked before memory is allocated.
 Whatever is wrong ends as a ModelFileError that names the place.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from trellis_pipeline.errors import ModelFileError
 from trellis_pipeline.mesh.glb_accessors import AccessorReader, data_uri_bytes
-from trellis_pipeline.mesh.glb_fields import Json, child, entry, integer, members, numbers, optional_integer
+from trellis_pipeline.mesh.glb_container import GlbContainer, parse_glb
+from trellis_pipeline.mesh.glb_fields import Json, child, entry, integer, members, optional_integer
+from trellis_pipeline.mesh.glb_scene import (
+    IDENTITY,
+    TRIANGLE_STRIP,
+    TRIANGLES,
+    Matrix,
+    primitive_counts,
+    scene_meshes,
+)
 from trellis_pipeline.mesh.types import Float32, Int32
 
-MAX_JSON_BYTES = 16 * 2**20
-MAX_NODES = 100_000
-MAX_DEPTH = 256
+# Whoever reads geometry or images starts from the container.
+__all__ = [
+    "GlbContainer",
+    "Primitive",
+    "image_bytes",
+    "parse_glb",
+    "read_primitives",
+    "sniff_mime",
+    "texture_image",
+]
+
 MAX_PRIMITIVES = 20_000
 MAX_TRIANGLES = 20_000_000
 MAX_VERTICES = 20_000_000
-
-POINTS_AND_LINES = (0, 1, 2, 3)
-TRIANGLES, TRIANGLE_STRIP, TRIANGLE_FAN = 4, 5, 6
-
-_MAGIC = b"glTF"
-_JSON_CHUNK = 0x4E4F534A
-_BIN_CHUNK = 0x004E4942
-_IDENTITY: npt.NDArray[np.float64] = np.eye(4)
-
-Matrix = npt.NDArray[np.float64]
-ReadBytes = Callable[[int, int], bytes | memoryview]
-
-
-@dataclass(frozen=True, slots=True)
-class GlbHead:
-    """A GLB's JSON, and where its binary chunk lies: byte offset in the file and length (0, 0 if none)."""
-
-    document: dict[str, Any]
-    file_bytes: int
-    binary_offset: int
-    binary_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class GlbContainer:
-    """A GLB taken apart: its JSON, its binary chunk (a view, no copy; empty if none), its size.
-
-    binary_offset: where in the file the binary chunk's data begins.
-    """
-
-    document: dict[str, Any]
-    binary: memoryview
-    file_bytes: int
-    binary_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,56 +57,6 @@ class Primitive:
     uvs: Float32 | None
     normals: Float32 | None
     material: int | None
-
-
-def parse_head(read: ReadBytes, file_bytes: int) -> GlbHead:
-    """Take the container apart through `read(offset, length)`, touching only its headers and its JSON.
-
-    Raises ModelFileError for a bad magic or version, for lengths that contradict the file, and for JSON that
-    is over MAX_JSON_BYTES, nested too deep or not an object.
-    """
-    if file_bytes < 20:
-        raise ModelFileError(f"not a GLB: {file_bytes} bytes are less than its header")
-    magic, version, length, json_bytes, json_type = struct.unpack("<4sIIII", read(0, 20))
-    if magic != _MAGIC:
-        hint = "; a text glTF must be packed into a GLB first" if magic.lstrip()[:1] == b"{" else ""
-        raise ModelFileError(f"not a GLB: it begins with {magic!r} instead of b'glTF'{hint}")
-    if version != 2:
-        raise ModelFileError(f"GLB version {version} is not supported, only version 2")
-    if length != file_bytes:
-        verb = "truncated" if length > file_bytes else "followed by other data"
-        raise ModelFileError(f"the GLB says it has {length} bytes, the file has {file_bytes}: it is {verb}")
-    if json_type != _JSON_CHUNK:
-        raise ModelFileError("the GLB's first chunk is not its JSON")
-    if 20 + json_bytes > file_bytes:
-        raise ModelFileError(f"the JSON chunk claims {json_bytes} bytes of a file of {file_bytes}")
-    if json_bytes > MAX_JSON_BYTES:
-        raise ModelFileError(f"the JSON chunk has {json_bytes} bytes; at most {MAX_JSON_BYTES} are read")
-    document = _parse_json(bytes(read(20, json_bytes)))
-    offset = 20 + json_bytes
-    if offset == file_bytes:
-        return GlbHead(document, file_bytes, 0, 0)
-    if offset + 8 > file_bytes:
-        raise ModelFileError("the GLB ends inside the header of its second chunk")
-    chunk_bytes, chunk_type = struct.unpack("<II", read(offset, 8))
-    if offset + 8 + chunk_bytes > file_bytes:
-        raise ModelFileError(
-            f"the binary chunk claims {chunk_bytes} bytes; {file_bytes - offset - 8} are left in the file"
-        )
-    if chunk_type != _BIN_CHUNK:  # unknown chunks are to be ignored, and BIN can only be the second
-        return GlbHead(document, file_bytes, 0, 0)
-    return GlbHead(document, file_bytes, offset + 8, chunk_bytes)
-
-
-def parse_glb(data: bytes | memoryview | mmap.mmap) -> GlbContainer:
-    """Take a GLB apart without reading its geometry.
-
-    Raises ModelFileError as `parse_head` does. The result refers to `data` and keeps it alive.
-    """
-    view = memoryview(data).cast("B")
-    head = parse_head(lambda offset, length: view[offset : offset + length], len(view))
-    start = head.binary_offset
-    return GlbContainer(head.document, view[start : start + head.binary_bytes], head.file_bytes, start)
 
 
 def read_primitives(container: GlbContainer) -> tuple[Primitive, ...]:
@@ -161,59 +89,6 @@ def read_primitives(container: GlbContainer) -> tuple[Primitive, ...]:
             if triangle_count:
                 found.append(_in_world(_read_primitive(reader, document, primitive, where), matrix))
     return tuple(found)
-
-
-def scene_meshes(document: Json) -> list[tuple[int, Matrix]]:
-    """(mesh index, 4x4 float64 world matrix) of every node that draws a mesh in the default scene.
-
-    Without a default the first scene is taken; without scenes, every node that is nobody's child. Raises
-    ModelFileError if a node is reached twice (a cycle or a shared child: the specification demands a tree),
-    lies deeper than MAX_DEPTH, or if there are more than MAX_NODES.
-    """
-    nodes = members(document, "nodes", "document")
-    if len(nodes) > MAX_NODES:
-        raise ModelFileError(f"the file has {len(nodes)} nodes; at most {MAX_NODES} are read")
-    found: list[tuple[int, Matrix]] = []
-    seen: set[int] = set()
-    waiting: list[tuple[Any, Matrix, int]] = [(root, _IDENTITY, 0) for root in _roots(document, nodes)]
-    waiting.reverse()
-    while waiting:
-        index, parent, depth = waiting.pop()
-        node = entry(document, "nodes", index, "a scene or a node")
-        if index in seen:
-            raise ModelFileError(f"nodes[{index}] is reached twice; nodes must form a tree")
-        if depth > MAX_DEPTH:
-            raise ModelFileError(f"nodes[{index}] lies more than {MAX_DEPTH} levels deep")
-        seen.add(index)
-        local = _local_matrix(node, f"nodes[{index}]")
-        world = parent if local is None else _product(parent, local)
-        mesh = optional_integer(node, "mesh", f"nodes[{index}]")
-        if mesh is not None:
-            found.append((mesh, world))
-        children = members(node, "children", f"nodes[{index}]")
-        waiting.extend((inner, world, depth + 1) for inner in reversed(children))
-        if len(waiting) > 2 * MAX_NODES:
-            raise ModelFileError("the nodes' children refer to the same nodes over and over")
-    return found
-
-
-def primitive_counts(document: Json, primitive: Json, where: str) -> tuple[int, int]:
-    """(vertices, triangles) of one primitive as its accessors declare them; (0, 0) for points and lines."""
-    mode = integer(primitive, "mode", where, default=TRIANGLES)
-    if mode in POINTS_AND_LINES:
-        return 0, 0
-    if mode > TRIANGLE_FAN:
-        raise ModelFileError(f"{where}.mode {mode} is not a primitive mode of glTF")
-    attributes = child(primitive, "attributes", where) or {}
-    if "POSITION" not in attributes:
-        return 0, 0
-    position = entry(document, "accessors", attributes["POSITION"], f"{where}.POSITION")
-    vertices = integer(position, "count", f"{where}.POSITION")
-    corners = vertices
-    if primitive.get("indices") is not None:
-        accessor = entry(document, "accessors", primitive["indices"], f"{where}.indices")
-        corners = integer(accessor, "count", f"{where}.indices")
-    return vertices, corners // 3 if mode == TRIANGLES else max(corners - 2, 0)
 
 
 def texture_image(document: Json, texture_index: int) -> int:
@@ -266,69 +141,6 @@ def sniff_mime(head: bytes) -> str | None:
     return None
 
 
-def _parse_json(data: bytes) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        document = json.loads(data.decode("utf-8"), parse_constant=refuse)
-    except RecursionError:
-        raise ModelFileError("the GLB's JSON is nested too deep") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise ModelFileError(f"the GLB's JSON cannot be parsed: {error}") from None
-    if not isinstance(document, dict):
-        raise ModelFileError("the GLB's JSON must be an object")
-    return document
-
-
-def _roots(document: Json, nodes: list[Any]) -> list[Any]:
-    scenes = members(document, "scenes", "document")
-    if scenes:
-        chosen = integer(document, "scene", "document", default=0)
-        scene = entry(document, "scenes", chosen, "document.scene")
-        return members(scene, "nodes", f"scenes[{chosen}]")
-    children: set[Any] = set()
-    for index, node in enumerate(nodes):
-        if isinstance(node, dict):
-            inner = members(node, "children", f"nodes[{index}]")
-            children.update(item for item in inner if isinstance(item, int))
-    return [index for index in range(len(nodes)) if index not in children]
-
-
-def _local_matrix(node: Json, where: str) -> Matrix | None:
-    """A node's own transform, None for the identity (specification §3.5.3)."""
-    flat = numbers(node, "matrix", 16, where)
-    if flat is not None:
-        return np.array(flat).reshape(4, 4).T  # stored column by column
-    translation = numbers(node, "translation", 3, where)
-    rotation = numbers(node, "rotation", 4, where)
-    scale = numbers(node, "scale", 3, where)
-    if translation is None and rotation is None and scale is None:
-        return None
-    matrix = np.eye(4)
-    if rotation is not None:
-        x, y, z, w = rotation
-        matrix[:3, :3] = (
-            (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-            (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-            (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
-        )
-    if scale is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            matrix[:3, :3] *= np.array(scale)
-    if translation is not None:
-        matrix[:3, 3] = translation
-    return matrix
-
-
-def _product(parent: Matrix, local: Matrix) -> Matrix:
-    if parent is _IDENTITY:
-        return local
-    with np.errstate(over="ignore", invalid="ignore"):
-        product: Matrix = parent @ local
-    return product
-
-
 def _read_primitive(reader: AccessorReader, document: Json, primitive: Json, where: str) -> Primitive:
     attributes = child(primitive, "attributes", where) or {}
     extensions = child(primitive, "extensions", where) or {}
@@ -376,7 +188,7 @@ def _triangulated(corners: npt.NDArray[np.int32], mode: int) -> Int32:
 
 
 def _in_world(primitive: Primitive, matrix: Matrix) -> Primitive:
-    if matrix is _IDENTITY or np.array_equal(matrix, _IDENTITY):
+    if matrix is IDENTITY or np.array_equal(matrix, IDENTITY):
         return primitive
     linear = matrix[:3, :3]
     with np.errstate(

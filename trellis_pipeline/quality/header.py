@@ -8,7 +8,6 @@ once. The price is trust: a file may lie, and `inspect_glb` holds these figures 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,12 @@ import numpy as np
 
 from trellis_pipeline.errors import ModelFileError
 from trellis_pipeline.mesh.glb_accessors import NORMALIZED_SCALE, data_uri_bytes
+from trellis_pipeline.mesh.glb_container import GlbContainer, GlbHead, ReadBytes, parse_glb, parse_head
 from trellis_pipeline.mesh.glb_fields import Json, child, entry, integer, members, numbers
-from trellis_pipeline.mesh.glb_read import (
-    MAX_PRIMITIVES,
-    GlbContainer,
-    GlbHead,
-    parse_glb,
-    parse_head,
-    primitive_counts,
-    scene_meshes,
-    sniff_mime,
-    texture_image,
-)
+from trellis_pipeline.mesh.glb_read import MAX_PRIMITIVES, sniff_mime, texture_image
+from trellis_pipeline.mesh.glb_scene import primitive_counts, scene_meshes
 from trellis_pipeline.quality.image_header import read_image_header
 from trellis_pipeline.quality.record import TextureFacts, Vec3
-
-ReadBytes = Callable[[int, int], bytes | memoryview]
 
 MAX_IMAGES = 4096
 

@@ -8,12 +8,10 @@ all that is read here. The pixels stay untouched, so an image made to explode wh
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from trellis_pipeline.mesh.glb_container import ReadBytes
 from trellis_pipeline.mesh.glb_read import sniff_mime
-
-ReadBytes = Callable[[int, int], bytes | memoryview]
 
 _HEAD_BYTES = 64
 _MAX_JPEG_SEGMENTS = 512

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trellis_pipeline.errors import ModelFileError
-from trellis_pipeline.mesh.glb_read import Primitive, parse_glb, read_primitives
+from trellis_pipeline.mesh.glb_container import parse_glb
+from trellis_pipeline.mesh.glb_read import Primitive, read_primitives
 from trellis_pipeline.quality.findings import header_findings, topology_findings
 from trellis_pipeline.quality.header import HeaderFacts, container_facts
 from trellis_pipeline.quality.record import Finding, QualityRecord, Severity

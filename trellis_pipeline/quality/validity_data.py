@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from trellis_pipeline.errors import ModelFileError
 from trellis_pipeline.mesh.glb_accessors import AccessorReader
+from trellis_pipeline.mesh.glb_container import GlbContainer
 from trellis_pipeline.mesh.glb_fields import Json, child, entry, integer, members, numbers
-from trellis_pipeline.mesh.glb_read import GlbContainer
 from trellis_pipeline.quality.record import Finding
 
 # Overlapping accessors could make a small file ask for endless reading.
