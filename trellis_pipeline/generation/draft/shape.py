@@ -29,7 +29,7 @@ LATHE_COUPLING = 0.02  # wy of the lathe: rounds caps and steps over about 14 % 
 LEAST_HALF_THICKNESS = 0.0035  # of the crop's side: what a wire or a leaf keeps
 RIM_HALF_THICKNESS = 0.0030
 FILLET = 0.02  # of the crop's side: radius of the edge around a level foot or top
-EDGE_BAND = 0.06  # share of width and height in which `fit_box` moves points
+EDGE_BAND = 0.08  # share of width and height in which `fit_box` moves points
 PERSUASION = 0.4  # how much better, in log depth, the other method must fit a known depth to be taken
 ROUGHNESS = 0.7  # between cardboard and glazed ware; a photo does not tell
 

@@ -127,7 +127,8 @@ def trace(alpha: UInt8, cells: int, *, simple: bool = False) -> Silhouette:
     if size > cells:
         width = 2 * round(0.5 * size / cells) + 1
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
-        thin = cv2.subtract(alpha, cv2.morphologyEx(alpha, cv2.MORPH_OPEN, kernel))
+        full = np.where(alpha >= 128, 255, 0).astype(np.uint8)
+        thin = cv2.subtract(full, cv2.morphologyEx(full, cv2.MORPH_OPEN, kernel))
         spread = 2 * max(1, round(0.4 * size / cells)) + 1
         reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (spread, spread))
         solid = np.maximum(solid, cv2.dilate(thin, reach))
