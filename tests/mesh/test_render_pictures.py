@@ -71,6 +71,8 @@ def glb(*parts: dict[str, Any], images: tuple[bytes, ...] = (), mime: str = "ima
             attributes["NORMAL"] = accessor(np.asarray(part["normals"], "<f4"), "VEC3", 5126)
         if "uvs" in part:
             attributes["TEXCOORD_0"] = accessor(np.asarray(part["uvs"], "<f4"), "VEC2", 5126)
+        if "colors" in part:
+            attributes["COLOR_0"] = accessor(np.asarray(part["colors"], "<f4"), "VEC4", 5126)
         primitive: dict[str, Any] = {
             "attributes": attributes,
             "indices": accessor(np.asarray(part["triangles"], "<u4"), "SCALAR", 5125),
@@ -283,6 +285,21 @@ def test_glass_lets_through_what_stands_behind_it_in_the_right_order() -> None:
         picture = render_preview(glb(*parts), px=64, view="front")
         # Linear light: half green, a quarter red, a quarter blue.
         assert np.abs(picture[32, 32].astype(int) - (137, 188, 137, 255)).max() <= 2
+
+
+def test_vertex_colours_tint_the_parts_that_have_them() -> None:
+    positions, _, triangles = quad()
+    aside = np.array((0.5, 0.0, 0.0))
+    left, right = positions - aside, positions + aside
+    green = np.tile((0.0, 1.0, 0.0, 1.0), (4, 1))
+    parts = (
+        {"positions": left, "triangles": np.zeros((0, 3))},
+        {"positions": left, "triangles": triangles, "material": UNLIT},
+        {"positions": right, "triangles": triangles, "material": UNLIT, "colors": green},
+    )
+    picture = render_preview(glb(*parts), px=64, view="front")
+    assert tuple(picture[32, 16]) == (255, 255, 255, 255)
+    assert tuple(picture[32, 48]) == (0, 255, 0, 255)
 
 
 def test_a_normal_map_changes_the_light() -> None:

@@ -193,6 +193,27 @@ def test_a_reviewer_can_work_with_the_keyboard_alone(browser: Any, tmp_path: Pat
     assert browser.run(title) == "Product number 51"
 
 
+def test_enlarged_pictures_are_shown_whole(browser: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "views").mkdir()
+    Image.new("RGB", (400, 100), (9, 9, 9)).save(tmp_path / "views" / "a.png")
+    tall = "photos/" + picture(tmp_path / "photos" / "a.png")
+    product = ReportProduct(sku="A", photo_href=tall, preview_href=tall, views_href="views/a.png")
+    browser.open(write(tmp_path, (product,)))
+    browser.press("j")
+    browser.press("Enter")
+    browser.until("[...document.querySelectorAll('dialog img')].every((i) => i.complete)")
+    outside = browser.run(
+        """[...document.images].filter((image) => {
+          const [inner, outer] = [image, image.parentElement].map((e) => e.getBoundingClientRect());
+          return inner.width < 9 || inner.bottom > outer.bottom + 1 || inner.right > outer.right + 1;
+        }).length"""
+    )
+    assert browser.run("document.querySelectorAll('dialog img').length") == 3
+    assert outside == 0
+
+
 def test_a_failure_at_the_top_leads_to_its_product(browser: Any, tmp_path: Path) -> None:
     failed = ReportProduct(sku='odd "sku" \\ one', status="failed", failed_stage="product_crops", error="no")
     browser.open(write(tmp_path, (*some_products(200), failed)))

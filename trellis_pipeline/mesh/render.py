@@ -206,8 +206,10 @@ def _shadow(scene: Scene, light: Light, camera: Camera, px: int) -> Float32:
     plane = np.vstack([across, [0.0, 0.0, 1.0]])
     clip = (camera.projection @ camera.view @ plane)[[0, 1, 3]]
     to_px = np.array([[px / 2.0, 0.0, (px - 1) / 2.0], [0.0, -px / 2.0, (px - 1) / 2.0], [0.0, 0.0, 1.0]])
+    # It fades out before the picture ends: a shadow cut off by a straight edge would show the edge.
+    edge = np.clip((0.5 - np.abs((np.arange(px) + 0.5) / px - 0.5)) / 0.09, 0.0, 1.0)
     picture = np.zeros((px, px, 4), np.float32)
-    picture[..., 3] = cv2.warpPerspective(
+    picture[..., 3] = np.minimum.outer(edge, edge) * cv2.warpPerspective(
         dark.astype(np.float32), to_px @ clip, (px, px), flags=cv2.INTER_LINEAR, borderValue=0.0
     )
     return picture

@@ -16,8 +16,10 @@ import numpy.typing as npt
 from trellis_pipeline.errors import MeshError, ModelFileError
 from trellis_pipeline.mesh import shading
 from trellis_pipeline.mesh.camera import Box, Float64, box_of
+from trellis_pipeline.mesh.glb_accessors import AccessorReader, accessor_format
 from trellis_pipeline.mesh.glb_fields import Json, child, entry, integer, members, numbers
 from trellis_pipeline.mesh.glb_read import GlbContainer, Primitive, image_bytes, parse_glb, read_primitives
+from trellis_pipeline.mesh.glb_scene import primitive_counts, scene_meshes
 from trellis_pipeline.mesh.texels import CLAMP, MIRROR, REPEAT, Texture, TextureSet, texture_set
 from trellis_pipeline.mesh.types import Float32, Int32, UInt8
 
@@ -65,6 +67,7 @@ def read_scene(glb: bytes, *, texture_px: int) -> Scene:
     rows = [len(materials) - 1 if p.material is None else p.material for p in primitives]
     if max(rows) >= len(materials):
         raise ModelFileError(f"a primitive names materials[{max(rows)}]; there are {len(materials) - 1}")
+    colors = _colors(container)
     order = sorted(
         range(len(primitives)), key=lambda n: materials[rows[n], shading.ALPHA_MODE] != shading.OPAQUE
     )
@@ -81,7 +84,7 @@ def read_scene(glb: bytes, *, texture_px: int) -> Scene:
         positions=positions,
         normals=np.concatenate([_normals(p) for p in primitives]),
         uvs=np.concatenate([_uvs(p) for p in primitives]),
-        colors=np.ones((len(positions), 4), np.float32),
+        colors=np.concatenate([_four(c, len(p.positions)) for p, c in zip(primitives, colors, strict=True)]),
         faces=faces,
         casters=np.ascontiguousarray(faces[modes != shading.BLEND]),
         face_material=face_material,
@@ -99,6 +102,32 @@ def _normals(primitive: Primitive) -> Float32:
     if primitive.normals is not None:
         return primitive.normals
     return np.zeros((len(primitive.positions), 3), np.float32)
+
+
+def _colors(container: GlbContainer) -> list[Float32 | None]:
+    """The vertex colours (linear) of the same primitives that `read_primitives` gives, in its order."""
+    document, found = container.document, []
+    reader = AccessorReader(document, container.binary)
+    for index, _ in scene_meshes(document):
+        for n, primitive in enumerate(members(document["meshes"][index], "primitives", f"meshes[{index}]")):
+            where = f"meshes[{index}].primitives[{n}]"
+            vertices, triangles = primitive_counts(document, primitive, where)
+            if not (vertices and triangles):
+                continue
+            name = (child(primitive, "attributes", where) or {}).get("COLOR_0")
+            width = (
+                0 if name is None else accessor_format(entry(document, "accessors", name, where), where)[1]
+            )
+            found.append(reader.floats(name, f"{where}.COLOR_0", width=width) if width in {3, 4} else None)
+    return found
+
+
+def _four(colors: Float32 | None, count: int) -> Float32:
+    """(count, 4) float32: the colours with alpha, white where there are none."""
+    full = np.ones((count, 4), np.float32)
+    if colors is not None and len(colors) == count:
+        full[:, : colors.shape[1]] = colors
+    return full
 
 
 def _uvs(primitive: Primitive) -> Float32:
