@@ -1,7 +1,8 @@
-"""Writes catalogs/demo: `python -m catalogs.demo.make [--only SKU] [--samples 96] [--size 1024] [--no-photos]`.
+"""Writes catalogs/demo: `python -m catalogs.demo.make [--only SKU] [--samples 24] [--no-photos]`.
 
-Models, cameras, masks and catalog.csv need only numpy, scipy and Pillow. The photos need Mitsuba 3 (BSD-3-Clause,
-in the `dev` extra); it is fastest with LLVM 16 or newer, whose library DRJIT_LIBLLVM_PATH may name.
+Models, cameras, masks and catalog.csv need only numpy, scipy and Pillow. The photos need Mitsuba 3
+(BSD-3-Clause, in the `dev` extra); it is fastest with LLVM 16 or newer, whose library DRJIT_LIBLLVM_PATH may
+name.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ FOLDER = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m catalogs.demo.make", description=__doc__)
     parser.add_argument("--only", action="append", default=[], help="a SKU; may be repeated")
-    parser.add_argument("--samples", type=int, default=96, help="paths per pixel")
+    parser.add_argument("--samples", type=int, default=24, help="paths per pixel")
     parser.add_argument("--size", type=int, default=1024, help="pixels per side")
-    parser.add_argument("--no-photos", action="store_true", help="models, cameras, masks and catalog.csv only")
+    parser.add_argument(
+        "--no-photos", action="store_true", help="models, cameras, masks and catalog.csv only"
+    )
     parser.add_argument("--output", type=Path, default=FOLDER)
     args = parser.parse_args()
     products = all_products()
@@ -44,9 +47,9 @@ def main() -> None:
         if not args.no_photos:
             from .render import photograph
 
-            colour, features = photograph(made, size=args.size, samples=args.samples)
-            floor = colour[-args.size // 10 :][alpha[-args.size // 10 :] == 0]
-            picture = expose(clean(colour, alpha, features), float(np.median(floor)))
+            linear = clean(photograph(made, alpha, samples=args.samples), alpha)
+            strip = slice(-args.size // 10, None)
+            picture = expose(linear, float(np.median(linear[strip][alpha[strip] == 0])))
             (args.output / photo_path(made)).write_bytes(encode(picture, alpha, made.photo))
         print(f"{made.sku:24s} {time.perf_counter() - began:6.1f} s", flush=True)
 
@@ -63,7 +66,9 @@ def write_catalog(products: tuple[Made, ...], output: Path) -> None:
         rows.writerow(["sku", "title", "category", "image", "width_m", "height_m", "depth_m"])
         for made in products:
             low, high = made.bounds()
-            rows.writerow([made.sku, made.title, made.category, photo_path(made), *(f"{x:.3f}" for x in high - low)])
+            rows.writerow(
+                [made.sku, made.title, made.category, photo_path(made), *(f"{x:.3f}" for x in high - low)]
+            )
 
 
 def write_truth(made: Made, output: Path, size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from .shapes import Float
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A pinhole camera. eye, target: metres in the frame of the product. fov: degrees, both ways (square image)."""
+    """A pinhole camera. eye, target: metres in the frame of the product. fov: degrees."""
 
     eye: Float
     target: Float
@@ -38,7 +38,9 @@ def place(made: Made, fill: float = 0.74) -> Camera:
     """Aim at the middle of what is seen and step back until the product fills `fill` of the square frame."""
     view = made.view
     azimuth, elevation = np.radians(view.azimuth), np.radians(view.elevation)
-    back = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
+    back = np.array(
+        [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)]
+    )
     points = np.vstack([part.surface.points for part in made.parts])
     low, high = made.bounds()
     target = (low + high) / 2

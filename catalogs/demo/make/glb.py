@@ -39,7 +39,10 @@ def glb_bytes(made: Made, *, texture_px: int = 512) -> bytes:
 
     def view(data: bytes, target: int | None) -> int:
         start = sum(len(c) for c in chunks)
-        views.append({"buffer": 0, "byteOffset": start, "byteLength": len(data)} | ({"target": target} if target else {}))
+        views.append(
+            {"buffer": 0, "byteOffset": start, "byteLength": len(data)}
+            | ({"target": target} if target else {})
+        )
         chunks.append(data + b"\0" * (-len(data) % 4))
         return len(views) - 1
 
@@ -50,7 +53,9 @@ def glb_bytes(made: Made, *, texture_px: int = 512) -> bytes:
             "count": len(values),
             "type": kind,
         }
-        if kind == "VEC3" and not any(a.get("min") and a["bufferView"] == entry["bufferView"] for a in accessors):
+        if kind == "VEC3" and not any(
+            a.get("min") and a["bufferView"] == entry["bufferView"] for a in accessors
+        ):
             entry |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
         accessors.append(entry)
         return len(accessors) - 1
@@ -112,7 +117,13 @@ def glb_bytes(made: Made, *, texture_px: int = 512) -> bytes:
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     head = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(body))
-    return head + struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(body), b"BIN\0") + body
+    return (
+        head
+        + struct.pack("<I4s", len(text), b"JSON")
+        + text
+        + struct.pack("<I4s", len(body), b"BIN\0")
+        + body
+    )
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -16,9 +16,9 @@ from .shapes import Float, Surface
 class Finish:
     """How a part looks.
 
-    colour: sRGB hex, multiplied with `print` when there is one. bump: heights 0..1 of one tile, drawn in the photo
-    only, `bump_m` metres deep; `tiles` (u, v) repeats both images. clearcoat and sheen, 0..1, likewise show in the
-    photo only: the GLB keeps to the glTF core material.
+    colour: sRGB hex, multiplied with `print` when there is one. bump: heights 0..1 of one tile, drawn in the
+    photo only, `bump_m` metres deep; `tiles` (u, v) repeats both images. clearcoat and sheen, 0..1, likewise
+    show in the photo only: the GLB keeps to the glTF core material.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Where the camera stands: degrees around the product (positive: to its +X side), degrees up, field of view."""
+    """Where the camera stands: degrees around the product (towards +X), degrees up, field of view."""
 
     azimuth: float = 0.0
     elevation: float = 8.0

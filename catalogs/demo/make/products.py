@@ -19,4 +19,6 @@ def all_products() -> tuple[Made, ...]:
 def _stand(made: Made) -> Made:
     low, high = made.bounds()
     offset = (-(low[0] + high[0]) / 2, -low[1], -(low[2] + high[2]) / 2)
-    return replace(made, parts=tuple(replace(part, surface=part.surface.moved(offset)) for part in made.parts))
+    return replace(
+        made, parts=tuple(replace(part, surface=part.surface.moved(offset)) for part in made.parts)
+    )

@@ -1,4 +1,4 @@
-"""Photographs a product in a small studio: a paper sweep, one large soft key light, a fill and an even surround.
+"""Photographs a product in a small studio: a paper sweep, one soft key light, a fill and an even surround.
 
 Mitsuba 3 traces the paths. It is needed for the photos only; the geometry, the masks and everything a test
 checks come without it.
@@ -6,6 +6,7 @@ checks come without it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,16 @@ PAPER = 0.80
 
 
 def _start(threads: int) -> Any:
+    """Mitsuba with its vectorised kernels where a recent LLVM is found (older ones abort), else without."""
+    import drjit as dr
     import mitsuba as mi
 
-    for variant in ("llvm_ad_rgb", "scalar_rgb"):
-        try:
-            mi.set_variant(variant)
-            break
-        except (ImportError, RuntimeError):
-            continue
-    if mi.variant().startswith("llvm"):
-        import drjit as dr
-
-        dr.set_thread_count(threads)
-    else:
-        mi.Thread.set_thread_count(threads)
+    try:
+        recent = dr.detail.llvm_version()[0] >= 16
+    except (AttributeError, RuntimeError, TypeError):
+        recent = False
+    mi.set_variant("llvm_ad_rgb" if recent else "scalar_rgb")
+    dr.set_thread_count(threads)
     return mi
 
 
@@ -90,8 +87,11 @@ def _mesh(mi: Any, name: str, surface: Surface, bsdf: Any, crease: float = 40.0)
 
 
 def _sweep_paper(size: float) -> Surface:
-    """Floor and back wall in one bent sheet, as photographers use; `size` is the product's diagonal in metres."""
-    line = smooth([[-14, 0], [-6, 0], [0, 0], [3.2, 0.0], [4.6, 0.35], [5.3, 1.5], [5.5, 4], [5.6, 12]], 90) * size
+    """Floor and back wall in one bent sheet, as photographers use; `size`: the product's diagonal, metres."""
+    line = (
+        smooth([[-14, 0], [-6, 0], [0, 0], [3.2, 0.0], [4.6, 0.35], [5.3, 1.5], [5.5, 4], [5.6, 12]], 90)
+        * size
+    )
     line[:, 1] = np.maximum(line[:, 1], 0)
     rows = [np.stack([np.full(len(line), x), line[:, 1], -line[:, 0]], 1) for x in (-16 * size, 16 * size)]
     points = np.vstack(rows)
@@ -101,77 +101,142 @@ def _sweep_paper(size: float) -> Surface:
     return Surface(points, triangles, np.zeros((len(triangles), 3, 2)))
 
 
-def photograph(made: Made, *, size: int = 1024, samples: int = 96, threads: int = 2) -> tuple[Float, dict[str, Float]]:
-    """Trace one photo: linear RGB (size, size, 3), where 1 is the white of the lit paper, and its feature images.
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """A traced photo before development. All (size, size, ...) float64, linear.
 
-    Features: `albedo` and `normal` (size, size, 3) and `depth` (size, size), noise-free guides for the denoiser.
+    colour: RGB. variance: RGB, of `colour` as an estimate. albedo: RGB and normal: XYZ, guides for the
+    denoiser.
+    """
+
+    colour: Float
+    variance: Float
+    albedo: Float
+    normal: Float
+
+
+def photograph(made: Made, alpha: np.ndarray, *, samples: int = 96, threads: int = 2) -> Exposure:
+    """Trace one photo in the size of `alpha`, its true alpha (size, size) uint8.
+
+    Around the product `samples` paths are traced a pixel; of the rest of the paper, which is smooth, an
+    eighth.
     """
     mi = _start(threads)
+    size = len(alpha)
     camera = place(made)
-    low, high = made.bounds()
-    unit = float(np.linalg.norm(high - low))
-    spin = np.eye(4)
-    spin[:3, :3] = rotation("y", made.view.azimuth)
-    world = mi.ScalarTransform4f(spin)
+    scene = _studio(mi, made)
+    rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+    margin = size // 32
+    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+    bottom, right = min(size, rows[-1] + 1 + 2 * margin), min(size, columns[-1] + 1 + margin)
+    frame = _trace(mi, scene, camera, size, (0, 0, size, size), max(3, samples // 6), seed=1000)
+    inner = _trace(mi, scene, camera, size, (left, top, right - left, bottom - top), samples, seed=1)
+    whole = [plane.copy() for plane in frame]
+    for plane, part in zip(whole, inner, strict=True):
+        plane[top:bottom, left:right] = part
+    return Exposure(*whole)
 
-    def lamp(at: list[float], aim: list[float], wide: float, tall: float, power: float) -> dict[str, Any]:
-        stand = mi.ScalarTransform4f().look_at(
-            origin=[c * unit for c in at], target=[c * unit for c in aim], up=[0, 1, 0.01]
-        )
-        return {
-            "type": "rectangle",
-            "to_world": world @ stand @ mi.ScalarTransform4f().scale([wide * unit, tall * unit, 1]),
-            "emitter": {"type": "area", "radiance": {"type": "rgb", "value": [power] * 3}},
-        }
 
-    paper = _sweep_paper(unit)
-    turned = Surface(paper.points @ spin[:3, :3].T, paper.triangles, paper.uvs)
-    sheet = mi.load_dict({"type": "twosided", "bsdf": {"type": "diffuse", "reflectance": {"type": "rgb", "value": PAPER}}})
-    scene: dict[str, Any] = {
-        "type": "scene",
-        "integrator": {
-            "type": "aov",
-            "aovs": "nn:sh_normal,dd:depth,al:albedo",
-            "img": {"type": "path", "max_depth": 7},
-        },
-        "sensor": _sensor(mi, camera, size),
-        "paper": _mesh(mi, "paper", turned, sheet, 80),
-        "key": lamp([-1.9, 2.6, 2.2], [0, 0.25, 0], 1.15, 1.15, 5.2),
-        "fill": lamp([2.6, 1.3, 1.9], [0, 0.3, 0], 0.7, 1.0, 2.0),
-        "rim": lamp([0.9, 2.7, -1.6], [0, 0.3, 0], 0.9, 0.45, 3.0),
-        "wall": lamp([0, 3.6, -2.2], [0, 0.9, -5.4], 2.6, 0.8, 4.2),
-        "surround": {"type": "constant", "radiance": {"type": "rgb", "value": [0.42, 0.425, 0.435]}},
+def _trace(
+    mi: Any,
+    scene: dict[str, Any],
+    camera: Camera,
+    size: int,
+    window: tuple[int, int, int, int],
+    samples: int,
+    seed: int,
+) -> tuple[Float, Float, Float, Float]:
+    """Colour, its variance, albedo and normal of a window (left, top, width, height) of the picture."""
+    left, top, width, height = window
+    film = {
+        "type": "hdrfilm",
+        "width": size,
+        "height": size,
+        "crop_offset_x": int(left),
+        "crop_offset_y": int(top),
+        "crop_width": int(width),
+        "crop_height": int(height),
+        "pixel_format": "rgb",
+        "rfilter": {"type": "gaussian", "stddev": 0.45},
     }
-    bsdfs = {part.finish: _bsdf(mi, part.finish) for part in made.parts}
-    for k, part in enumerate(made.parts):
-        scene[f"part{k}"] = _mesh(mi, f"part{k}", part.surface, bsdfs[part.finish])
-    loaded = mi.load_dict(scene)
-    batch = max(1, min(samples, 8 * 1024 * 1024 // (size * size)))
-    total, done = None, 0
-    while done < samples:
-        image = np.asarray(mi.render(loaded, spp=batch, seed=done), dtype=np.float64)
-        total = image * batch if total is None else total + image * batch
-        done += batch
-    assert total is not None
-    total /= done
-    colour = total[..., :3]
-    return colour, {"normal": total[..., 3:6], "depth": total[..., 6], "albedo": total[..., 7:10]}
-
-
-def _sensor(mi: Any, camera: Camera, size: int) -> dict[str, Any]:
-    return {
+    sensor = {
         "type": "perspective",
         "fov": camera.fov,
         "to_world": mi.ScalarTransform4f().look_at(
             origin=camera.eye.tolist(), target=camera.target.tolist(), up=[0, 1, 0]
         ),
-        "film": {
-            "type": "hdrfilm",
-            "width": size,
-            "height": size,
-            "pixel_format": "rgb",
-            "rfilter": {"type": "gaussian"},
-        },
+        "film": film,
         "sampler": {"type": "independent"},
     }
+    loaded = mi.load_dict(scene | {"sensor": sensor})
+    rounds = max(3, samples // 8)
+    batch = max(1, samples // rounds)
+    total = squares = 0.0
+    for k in range(rounds):
+        image = np.asarray(mi.render(loaded, spp=batch, seed=seed + k), dtype=np.float64)
+        image[..., :3] = np.minimum(image[..., :3], 6.0)
+        total = total + image
+        squares = squares + image[..., :3] ** 2
+    mean = np.asarray(total) / rounds
+    variance = np.maximum(squares / rounds - mean[..., :3] ** 2, 0) / (rounds - 1)
+    return mean[..., :3], variance, mean[..., 6:9], mean[..., 3:6]
 
+
+def _lights(height: int = 256) -> Float:
+    """Soft boxes far away, as an equirectangular picture (height, 2 height, 3) of radiance.
+
+    One emitter that knows where it is bright makes far less noise than several lamps, and from far away the
+    paper is lit evenly up to its upper end. Column 0 looks along -Z, u grows towards +X (Mitsuba's
+    convention).
+    """
+    theta = (np.arange(height)[:, None] + 0.5) / height * np.pi
+    phi = (np.arange(2 * height)[None] + 0.5) / (2 * height) * 2 * np.pi
+    towards = np.stack(
+        [np.sin(theta) * np.sin(phi), np.cos(theta) + 0 * phi, -np.sin(theta) * np.cos(phi)], axis=-1
+    )
+    out = np.full((height, 2 * height), 0.42) + 0.1 * towards[..., 1]
+    for at, wide, tall, power in (
+        ((-1.7, 2.3, 2.3), 0.36, 0.36, 7.0),
+        ((2.6, 1.2, 1.9), 0.22, 0.34, 2.4),
+        ((0.3, 1.1, 3.0), 0.9, 0.12, 0.7),
+    ):
+        axis = np.asarray(at) / np.linalg.norm(at)
+        right = np.cross([0, 1, 0], axis)
+        right /= np.linalg.norm(right)
+        front = towards @ axis
+        x = towards @ right / np.maximum(front, 1e-3)
+        y = towards @ np.cross(axis, right) / np.maximum(front, 1e-3)
+        edge = np.maximum(np.abs(x) / wide, np.abs(y) / tall)
+        out += power * (front > 0) / (1 + np.exp(np.clip((edge - 1) / 0.06, -50, 50)))
+    return out[..., None] * np.array([1.0, 1.0, 1.01])
+
+
+def _studio(mi: Any, made: Made) -> dict[str, Any]:
+    """The set, turned so that the lights keep their places relative to the camera."""
+    low, high = made.bounds()
+    unit = float(np.linalg.norm(high - low))
+    spin = np.eye(4)
+    spin[:3, :3] = rotation("y", made.view.azimuth)
+    paper = _sweep_paper(unit)
+    turned = Surface(paper.points @ spin[:3, :3].T, paper.triangles, paper.uvs)
+    sheet = mi.load_dict(
+        {"type": "twosided", "bsdf": {"type": "diffuse", "reflectance": {"type": "rgb", "value": PAPER}}}
+    )
+    scene: dict[str, Any] = {
+        "type": "scene",
+        "integrator": {
+            "type": "aov",
+            "aovs": "nn:sh_normal,al:albedo",
+            "img": {"type": "path", "max_depth": 4},
+        },
+        "paper": _mesh(mi, "paper", turned, sheet, 80),
+        "lights": {
+            "type": "envmap",
+            "bitmap": mi.Bitmap(_lights().astype(np.float32)),
+            "to_world": mi.ScalarTransform4f(spin),
+        },
+    }
+    bsdfs = {part.finish: _bsdf(mi, part.finish) for part in made.parts}
+    for k, part in enumerate(made.parts):
+        scene[f"part{k}"] = _mesh(mi, f"part{k}", part.surface, bsdfs[part.finish])
+    return scene

@@ -21,8 +21,9 @@ Int = npt.NDArray[np.int64]
 class Surface:
     """A closed triangle surface before its normals are known.
 
-    points: (V, 3) metres. uvs: (C, 3, 2) per triangle corner, v downwards (glTF). triangles: (C, 3) into points,
-    counter-clockwise from outside. Positions are shared across UV seams, so closedness can be read off the indices.
+    points: (V, 3) metres. uvs: (C, 3, 2) per triangle corner, v downwards (glTF). triangles: (C, 3) into
+    points, counter-clockwise from outside. Positions are shared across UV seams, so closedness can be read
+    off the indices.
     """
 
     points: Float
@@ -62,13 +63,15 @@ def rotation(axis: str, degrees: float) -> Float:
 def skin(rings: Float, *, loop: bool = False) -> Surface:
     """Join n rings of m points, (n, m, 3), into a closed surface.
 
-    Each ring runs counter-clockwise seen against the direction in which the rings advance. The ends are closed by
-    a fan around the ring's mean, or by joining the last ring to the first (`loop`). u runs around the rings,
-    v follows the length along them, from 1 at the first ring to 0 at the last.
+    Each ring runs counter-clockwise seen against the direction in which the rings advance. The ends are
+    closed by a fan around the ring's mean, or by joining the last ring to the first (`loop`). u runs around
+    the rings, v follows the length along them, from 1 at the first ring to 0 at the last.
     """
     n, m, _ = rings.shape
     points = rings.reshape(-1, 3)
-    step = np.linalg.norm(np.diff(rings, axis=0, append=rings[:1] if loop else rings[-1:]), axis=2).mean(axis=1)
+    step = np.linalg.norm(np.diff(rings, axis=0, append=rings[:1] if loop else rings[-1:]), axis=2).mean(
+        axis=1
+    )
     along = np.concatenate([[0.0], np.cumsum(step)])
     v = 1.0 - along / max(along[n if loop else n - 1], 1e-12)
     rows = np.arange(n if loop else n - 1)
@@ -109,7 +112,7 @@ def drop_slivers(surface: Surface) -> Surface:
 
 
 def smooth(points: Sequence[Sequence[float]], count: int, *, closed: bool = False) -> Float:
-    """`count` points at equal arc length on a centripetal-free Catmull-Rom spline through the given points."""
+    """`count` points at equal arc length on a uniform Catmull-Rom spline through the given points."""
     p = np.asarray(points, dtype=np.float64)
     p = np.vstack([p[-1:], p, p[:2]]) if closed else np.vstack([2 * p[0] - p[1], p, 2 * p[-1] - p[-2]])
     t = np.linspace(0, 1, 24, endpoint=False)[:, None]
@@ -150,7 +153,9 @@ def rounded(corners: Sequence[Sequence[float]], steps: int = 5) -> Float:
 
 
 def lathe(profile: Float, segments: int = 72, *, loop: bool = False) -> Surface:
-    """Turn a profile of (radius, y) about the Y axis. It runs upwards on the outside; radius 0 at both ends closes it.
+    """Turn a profile of (radius, y) about the Y axis.
+
+    The profile runs upwards on the outside; radius 0 at both ends closes it.
 
     loop: the profile is a closed polygon (counter-clockwise, radius to the right), which gives a ring.
 
@@ -163,7 +168,7 @@ def lathe(profile: Float, segments: int = 72, *, loop: bool = False) -> Surface:
 
 
 def vessel(outside: Float, wall: float, floor: float) -> Float:
-    """Close an outer profile (bottom centre to rim) into a vessel's: the inner wall stands `wall` metres inside.
+    """Close an outer profile (bottom centre to rim) into a vessel's, its inner wall `wall` metres inside.
 
     floor: height of the inner bottom above the outer one, in metres.
     """
@@ -192,15 +197,14 @@ def sweep(
 ) -> Surface:
     """A tube along `path` (n, 3), rounded at its ends.
 
-    radius: half width across `up`, one value, or values spread evenly along the path. flat: half height along `up`
-    over half width. power: 2 is an ellipse, 4 and more a rounded rectangle.
+    radius: half width across `up`, one value, or values spread evenly along the path. flat: half height along
+    `up` over half width. power: 2 is an ellipse, 4 and more a rounded rectangle.
     """
     n = len(path)
     widths = np.interp(np.linspace(0, 1, n), np.linspace(0, 1, np.size(radius)), np.atleast_1d(radius))
-    if loop:
-        tangent = np.roll(path, -1, axis=0) - np.roll(path, 1, axis=0)
-    else:
-        tangent = np.gradient(path, axis=0)
+    around = np.vstack([path[-1:], path, path[:1]]) if loop else path
+    tangent = np.gradient(around, axis=0)
+    tangent = tangent[1:-1] if loop else tangent
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
     if not loop:
         ease = np.linspace(0, np.pi / 2, 6)[:-1]
@@ -231,7 +235,7 @@ def superellipse(a: float, b: float, count: int, power: float = 2.0) -> Float:
 
 
 def stack(levels: Sequence[Sequence[float]], segments: int = 64, power: float = 2.0) -> Surface:
-    """A loft of level superellipses. Each level is (y, half width x, half depth z, centre x, centre z) in metres."""
+    """A loft of level superellipses, each (y, half width x, half depth z, centre x, centre z) in metres."""
     rings = []
     for y, a, b, x, z in levels:
         outline = superellipse(a, b, segments, power)
@@ -241,14 +245,19 @@ def stack(levels: Sequence[Sequence[float]], segments: int = 64, power: float = 
 
 
 def box(
-    size: Sequence[float], radius: float, *, arc: int = 4, bulge: Sequence[float] = (0.0, 0.0, 0.0), fine: int = 0,
+    size: Sequence[float],
+    radius: float,
+    *,
+    arc: int = 4,
+    bulge: Sequence[float] = (0.0, 0.0, 0.0),
+    fine: int = 0,
     cells: bool = False,
 ) -> Surface:
     """A box of full `size` (x, y, z) centred at the origin, its edges rounded with `radius` metres.
 
     bulge: how far the middle of the faces normal to x, y, z stands out, in metres. fine: extra rows a face.
-    Every face has the whole unit square as UVs, upright as seen from outside; with `cells` each has its own cell of
-    a 3 x 2 atlas: +x, -x, +y in the upper row, -y, +z, -z in the lower.
+    Every face has the whole unit square as UVs, upright as seen from outside; with `cells` each has its own
+    cell of a 3 x 2 atlas: +x, -x, +y in the upper row, -y, +z, -z in the lower.
     """
     half = np.asarray(size, dtype=np.float64) / 2
     core = half - radius
@@ -256,7 +265,9 @@ def box(
     grids = []
     for k in range(3):
         inner = np.linspace(-core[k], core[k], fine + 2)
-        grids.append(np.concatenate([-core[k] + radius * arcs[:-1], inner, core[k] - radius * arcs[:-1][::-1]]))
+        grids.append(
+            np.concatenate([-core[k] + radius * arcs[:-1], inner, core[k] - radius * arcs[:-1][::-1]])
+        )
     points, triangles, uvs, start = [], [], [], 0
     for axis in range(3):
         for sign in (1.0, -1.0):
@@ -270,7 +281,10 @@ def box(
             away /= np.maximum(np.linalg.norm(away, axis=-1, keepdims=True), 1e-12)
             q = seed + radius * away
             swell = np.asarray(bulge, dtype=np.float64) * np.sign(away * (np.abs(away) > 1e-9))
-            reach = [np.prod([1 - (p[..., o] / half[o]) ** 2 for o in range(3) if o != k], axis=0) for k in range(3)]
+            reach = [
+                np.prod([1 - (p[..., o] / half[o]) ** 2 for o in range(3) if o != k], axis=0)
+                for k in range(3)
+            ]
             q = q + swell * np.stack(reach, axis=-1) * np.abs(away)
             s, t = len(gu), len(gv)
             i, j = (a.ravel() for a in np.meshgrid(np.arange(s - 1), np.arange(t - 1), indexing="ij"))
@@ -295,7 +309,7 @@ def box(
 
 
 def corner_normals(surface: Surface, crease_degrees: float = 40.0) -> Float:
-    """Unit normals per triangle corner, (T, 3, 3): area-weighted means over neighbours within the crease angle."""
+    """Unit normals per triangle corner, (T, 3, 3): area-weighted over neighbours within the crease angle."""
     p, t = surface.points, surface.triangles
     cross = np.cross(p[t[:, 1]] - p[t[:, 0]], p[t[:, 2]] - p[t[:, 0]])
     unit = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-30)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Float = npt.NDArray[np.float64]
 Colour = tuple[int, int, int]
@@ -17,7 +17,9 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def noise(height: int, width: int, cells: int, seed: int, *, cells_x: int | None = None, octaves: int = 4) -> Float:
+def noise(
+    height: int, width: int, cells: int, seed: int, *, cells_x: int | None = None, octaves: int = 4
+) -> Float:
     """Tileable value noise in 0..1, (height, width): `cells` waves down, `cells_x` across, in octaves."""
     rng = np.random.default_rng(seed)
     total, weight = np.zeros((height, width)), 0.0
@@ -48,11 +50,17 @@ def _image(values: Float) -> Image.Image:
 
 
 def stoneware() -> Image.Image:
-    """A speckled oatmeal glaze above a bare clay foot, for a lathe whose v runs from the foot (1) to the inside (0)."""
-    h = w = 512
-    base = _blend(noise(h, w, 5, 1), (214, 204, 184), (232, 225, 210))
-    specks = noise(h, w, 128, 2, octaves=1) * noise(h, w, 64, 3, octaves=2)
-    base = np.where((specks > 0.52)[..., None], np.array([134, 112, 88]), base)
+    """A speckled oatmeal glaze above a bare clay foot (v = 1), for a vessel turned on a lathe."""
+    h = w = 1024
+    base = _blend(noise(h, w, 5, 1), (212, 202, 182), (230, 222, 206))
+    rng = np.random.default_rng(2)
+    specks = Image.new("L", (w, h), 0)
+    draw = ImageDraw.Draw(specks)
+    for _ in range(1700):
+        x, y, r = rng.uniform(0, w), rng.uniform(0, h), rng.gamma(1.6, 0.75) + 0.7
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=int(rng.integers(120, 235)))
+    spots = np.asarray(specks.filter(ImageFilter.GaussianBlur(0.9)), dtype=np.float64)[..., None] / 255
+    base = base * (1 - spots) + np.array([112, 88, 66]) * spots
     edge = 0.785 + 0.012 * (noise(1, w, 1, 4, cells_x=6)[0] - 0.5)
     v = (np.arange(h)[:, None] + 0.5) / h
     clay = _blend(noise(h, w, 64, 5), (150, 104, 74), (172, 122, 88))
@@ -68,7 +76,11 @@ def oak(seed: int = 11) -> Image.Image:
     x = np.arange(w)[None] / w + bend
     rings = 0.5 + 0.5 * np.sin(2 * np.pi * (9 * x + 2.5 * noise(h, w, 1, seed + 1, cells_x=4, octaves=2)))
     pores = noise(h, w, 6, seed + 2, cells_x=128, octaves=2)
-    tone = 0.5 * rings**1.5 + 0.25 * noise(h, w, 3, seed + 3, cells_x=48, octaves=3) + 0.25 * noise(h, w, 2, seed + 4)
+    tone = (
+        0.5 * rings**1.5
+        + 0.25 * noise(h, w, 3, seed + 3, cells_x=48, octaves=3)
+        + 0.25 * noise(h, w, 2, seed + 4)
+    )
     out = _blend(np.clip(tone, 0, 1), (214, 171, 120), (176, 127, 79))
     return _image(out * (1 - 0.16 * np.clip((pores - 0.62) * 5, 0, 1))[..., None])
 
@@ -93,7 +105,13 @@ def shampoo_label() -> Image.Image:
     draw.text((cx, 368), "daily shampoo", font=_font(30), fill=green, anchor="mm")
     draw.text((cx, 424), "400 ml  ·  13.5 fl oz", font=_font(24), fill=green, anchor="mm")
     for k, line in enumerate(
-        ("Massage into wet hair,", "rinse well. Made with", "rosemary leaf water and", "coastal sea salt.", "Keep away from eyes.")
+        (
+            "Massage into wet hair,",
+            "rinse well. Made with",
+            "rosemary leaf water and",
+            "coastal sea salt.",
+            "Keep away from eyes.",
+        )
     ):
         draw.text((40, 90 + 34 * k), line, font=_font(24), fill=green)
     rng = np.random.default_rng(5)
@@ -118,8 +136,18 @@ def tea_carton() -> Image.Image:
     x, y = panel(1, 1)  # +z, the front; 0.58 as wide as it is high, so shapes are drawn flat and wide
     draw.rectangle((x, y, x + s, y + s), fill=red)
     draw.ellipse((x + 96, y + 40, x + 416, y + 226), fill=gold)
-    draw.polygon([(x, y + 236), (x + 150, y + 120), (x + 270, y + 215), (x + 370, y + 150), (x + s, y + 240),
-                  (x + s, y + 268), (x, y + 268)], fill=dark)
+    draw.polygon(
+        [
+            (x, y + 236),
+            (x + 150, y + 120),
+            (x + 270, y + 215),
+            (x + 370, y + 150),
+            (x + s, y + 240),
+            (x + s, y + 268),
+            (x, y + 268),
+        ],
+        fill=dark,
+    )
     draw.rectangle((x, y + 262, x + s, y + 430), fill=cream)
     draw.text((x + s // 2, y + 312), "HIGHLAND", font=_font(86), fill=dark, anchor="mm")
     draw.text((x + s // 2, y + 368), "BLACK TEA", font=_font(48), fill=red, anchor="mm")
@@ -164,7 +192,9 @@ def robot_chest() -> Image.Image:
         draw.line((cx, 106, cx + 38 * np.cos(angle), 106 + 38 * np.sin(angle)), fill=colour, width=8)
         draw.ellipse((cx - 8, 98, cx + 8, 114), fill=(40, 52, 66))
     for k in range(5):
-        draw.rounded_rectangle((60 + 82 * k, 200, 116 + 82 * k, 236), 8, fill=[(214, 64, 48), (240, 178, 52)][k % 2])
+        draw.rounded_rectangle(
+            (60 + 82 * k, 200, 116 + 82 * k, 236), 8, fill=[(214, 64, 48), (240, 178, 52)][k % 2]
+        )
     draw.text((256, 306), "ROBO-7", font=_font(84), fill=(40, 52, 66), anchor="mm")
     return image
 
