@@ -7,13 +7,16 @@ Chroma is kept at full resolution because an atlas has hard colour borders betwe
 from __future__ import annotations
 
 import io
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.types import EncodedImage, UInt8
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_WEBP_PX = 16383  # the VP8 bitstream counts width and height in 14 bits
 
@@ -47,14 +50,14 @@ def encode_webp(pixels: UInt8, *, quality: int = 90, lossless: bool = False) -> 
     return _encoded(out, "image/webp", pixels)
 
 
-def _pillow(pixels: npt.NDArray[np.uint8], channels: tuple[int, ...]):  # type: ignore[no-untyped-def]
-    from PIL import Image
+def _pillow(pixels: npt.NDArray[np.uint8], channels: tuple[int, ...]) -> Image:
+    import PIL.Image
 
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in channels or 0 in pixels.shape:
         raise MeshError(
             f"an image of {pixels.dtype} with shape {pixels.shape}; expected uint8 (H, W, {channels})"
         )
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    return PIL.Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _encoded(
