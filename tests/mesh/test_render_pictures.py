@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import struct
@@ -9,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from trellis_pipeline.errors import MeshError, ModelFileError
+from trellis_pipeline.errors import MeshError, ModelFileError, TrellisError
 from trellis_pipeline.mesh.render import VIEWS, preview_png, render_preview, render_views
 
 BACKDROP = (255, 255, 255)
@@ -60,7 +63,7 @@ def glb(*parts: dict[str, Any], images: tuple[bytes, ...] = (), mime: str = "ima
         entry: dict[str, Any] = {"componentType": component, "count": len(array), "type": kind}
         flat = array if kind != "SCALAR" else array.reshape(-1)
         entry |= {"bufferView": view(flat.tobytes()), "count": len(flat)}
-        if kind == "VEC3":
+        if kind == "VEC3" and np.isfinite(array).all():
             entry |= {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
         document["accessors"].append(entry)
         return len(document["accessors"]) - 1
@@ -419,6 +422,35 @@ def test_a_texture_that_claims_a_billion_pixels_is_refused_before_it_is_decoded(
     material = {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}
     with pytest.raises(ModelFileError, match="2500000000 pixels"):
         render_preview(card(material, bytes(image)), px=32)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38, 1e20])
+@pytest.mark.parametrize("what", ["uvs", "normals", "colors"])
+def test_attributes_that_are_no_numbers_leave_a_picture(what: str, bad: float) -> None:
+    positions, uvs, triangles = quad()
+    part: dict[str, Any] = {
+        "positions": positions, "triangles": triangles, "uvs": np.array(uvs, float),
+        "normals": np.tile((0.0, 0.0, 1.0), (4, 1)), "colors": np.ones((4, 4)),
+        "material": {
+            "pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}, "normalTexture": {"index": 0},
+        },
+    }  # fmt: skip
+    part[what][1] = bad
+    image = np.full((32, 32, 3), 200, np.uint8)
+    picture = render_preview(glb(part, images=(png(image),)), px=48, view="front")
+    assert picture.shape == (48, 48, 4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_damaged_file_gives_a_picture_or_an_error_of_ours(changes: list[tuple[int, int]]) -> None:
+    image = np.full((8, 8, 3), 200, np.uint8)
+    material = {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}, "alphaMode": "BLEND"}
+    data = bytearray(card(material, png(image)))
+    for place, value in changes:
+        data[12 + place % (len(data) - 12)] = value
+    with contextlib.suppress(TrellisError):
+        assert render_preview(bytes(data), px=16).shape == (16, 16, 4)
 
 
 def test_garbage_is_not_a_model() -> None:

@@ -217,6 +217,8 @@ def _shadow(scene: Scene, light: Light, camera: Camera, px: int) -> Float32:
 
 def _finished(picture: Float32, background: tuple[int, int, int] | None) -> UInt8:
     """Premultiplied linear to straight sRGB bytes, over `background` if there is one."""
+    # A file's normals or colours may be no numbers; its pixels then are empty, not undefined.
+    picture = np.nan_to_num(picture, nan=0.0, posinf=1.0, neginf=0.0)
     alpha = np.clip(picture[..., 3:], 0.0, 1.0)
     out = np.empty(picture.shape, np.uint8)
     if background is not None:

@@ -185,8 +185,8 @@ def _materials(container: GlbContainer, texture_px: int) -> tuple[Float64, npt.N
 
 def _number(owner: Json, key: str, where: str, default: float) -> float:
     value = owner.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ModelFileError(f"{where}.{key} must be a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        raise ModelFileError(f"{where}.{key} must be a finite number")
     return float(value)
 
 

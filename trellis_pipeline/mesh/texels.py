@@ -22,6 +22,7 @@ REPEAT, MIRROR, CLAMP = 0, 1, 2
 _MAX_LEVELS = 16
 _ENCODE_STEPS = 1 << 14
 _MAX_TAPS = 4
+_MAX_UV = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,10 @@ def sample(textures: TextureSet, t: int, uv: npt.NDArray[np.float64], out: npt.N
     readable.
     """
     width, height = textures.levels[t, 0, 1], textures.levels[t, 0, 2]
+    for n in range(6):
+        # Written so that "not a number" fails too: what is no place in the image must not become an index.
+        if not abs(uv[n]) < _MAX_UV:
+            uv[:] = 0.0
     right, down = math.hypot(uv[2] * width, uv[3] * height), math.hypot(uv[4] * width, uv[5] * height)
     longest, shortest = max(right, down), min(right, down)
     taps = max(1, min(_MAX_TAPS, math.ceil(longest / max(shortest, 1e-6) - 0.25)))
