@@ -74,6 +74,8 @@ def open_tools(
     ledger: LedgerResource,
 ) -> Iterator[LineTools]:
     """Open what the stages need. Raises ConfigError or StorageUnavailable before any product is touched."""
+    import httpx
+
     from trellis_pipeline.imagery.fetch import FetchLimits, fetch_image
     from trellis_pipeline.imagery.make_crop import CropOptions
 
@@ -85,8 +87,17 @@ def open_tools(
         allowed_hosts=imagery.allowed_hosts,
     )
 
+    clients: list[httpx.AsyncClient] = []  # one for all photos, made by the first that needs it
+
     async def fetch(location: str) -> bytes:
-        return await fetch_image(location, limits, read_s3=catalogs.read_s3)
+        if location.startswith("http") and not clients:
+            clients.append(httpx.AsyncClient())
+        client = clients[0] if clients else None
+        return await fetch_image(location, limits, client=client, read_s3=catalogs.read_s3)
+
+    async def end_fetching() -> None:
+        while clients:
+            await clients.pop().aclose()
 
     workers = WorkerPool(line.settings.run.workers)
     try:
@@ -100,6 +111,7 @@ def open_tools(
                 generator=generator.open(workers.run),
                 workers=workers,
                 fetch=fetch,
+                end_fetching=end_fetching,
                 image_state=_image_state(catalogs),
                 request=_requests(line, generator),
                 crop_options=CropOptions(max_pixels=imagery.max_pixels, matte=imagery.matte),

@@ -148,9 +148,12 @@ async def _carry_all(
                     feed.stopped.append(error)
                     await report(RunStopped(error))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(in_flight):
-            group.create_task(carrier())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(in_flight):
+                group.create_task(carrier())
+    finally:
+        await tools.end_fetching()
 
 
 async def _carry(

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LineTools:
-    """fetch: photo bytes by location. request: the validated request for a product and its attempt."""
+    """fetch: photo bytes by location; end_fetching closes its connections, in the same event loop.
+
+    request: the validated request for a product and its attempt.
+    """
 
     catalog: str
     run_id: str
@@ -34,6 +37,7 @@ class LineTools:
     generator: Generator
     workers: WorkerPool
     fetch: Callable[[str], Awaitable[bytes]]
+    end_fetching: Callable[[], Awaitable[None]]
     image_state: Callable[[str], str]
     request: Callable[[Product, int], GenerationRequest]
     crop_options: CropOptions

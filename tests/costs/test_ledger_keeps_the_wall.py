@@ -88,7 +88,7 @@ def test_each_scope_is_a_wall_and_the_refusal_names_it(ledger, scope):
     for part in [f"budget of {scope}", "demo/CHAIR-7", "cap $0.25", "settled $0.10", "reserved $0.10"]:
         assert part in message
     assert "left $0.05" in message
-    assert f"budgets.{scope}_usd" in message
+    assert f"{scope}_usd under [budget]" in message
     ledger.reserve(Decimal("0.05"), CHAIR, budgets)  # up to the cap is allowed
     assert ledger.headroom(CHAIR, budgets).left == 0
     assert ledger.verify() == ()

@@ -130,6 +130,7 @@ def refusal(room: Headroom, amount: Decimal) -> str | None:
         if state.cap is not None and state.settled + state.reserved + amount > state.cap:
             return (
                 f"budget of {state}; {format_usd(amount)} more would cross it, so nothing was bought. "
-                f"Raise budgets.{state.scope}_usd, or wait until open reservations are settled"
+                f"Raise {state.scope}_usd under [budget] in trellis.toml, or wait until open reservations "
+                "are settled"
             )
     return None

@@ -67,7 +67,7 @@ class PriceBook:
         if not known:
             raise ConfigError(
                 f"no price for generator {generator!r}, model {model!r} on {on}: add one to the price book, "
-                "or for a generator on your own GPU set costs.gpu_second_usd. It is never taken as 0"
+                "or for a generator on your own GPU give its price per second. It is never taken as 0"
             )
         exact = [price for price in known if price.resolution in {resolution, None}]
         return Quote(max(exact or known, key=lambda price: price.effective_from), exact=bool(exact))

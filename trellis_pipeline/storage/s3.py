@@ -30,7 +30,7 @@ _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _EXISTS = frozenset({"412", "PreconditionFailed"})
 _CONFLICT = frozenset({"409", "ConditionalRequestConflict", "OperationAborted"})
 _WAY_OUT = {
-    "NoSuchBucket": "the bucket does not exist; create it or correct the output URL",
+    "NoSuchBucket": "the bucket does not exist; create it or correct [storage] url in trellis.toml",
     "AccessDenied": "access denied; grant s3:GetObject, PutObject, DeleteObject and ListBucket on the prefix",
     "403": "access denied; grant s3:GetObject, PutObject, DeleteObject and ListBucket on the prefix",
     "InvalidAccessKeyId": "the access key is unknown; check the S3 resource",

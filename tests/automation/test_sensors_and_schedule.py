@@ -1,0 +1,174 @@
+"""What runs by itself: each change is asked for once, however often the tick comes and whatever dies."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+from small_catalogs import InstantGenerator, InstantGeneratorResource, draw_photo, settings_for, write_catalog
+
+from trellis_pipeline.automation.in_process import run_catalog
+from trellis_pipeline.automation.instance import open_instance
+from trellis_pipeline.definitions import build_definitions
+
+
+class Shop:
+    """A catalog on disk with the Dagster definitions and instance that belong to it."""
+
+    def __init__(self, tmp_path, instance, skus=("A", "B", "C"), **sections):
+        self.folder = tmp_path / "shop"
+        self.catalog = write_catalog(self.folder, skus)
+        self.settings = settings_for(tmp_path, self.catalog, **sections)
+        self.instance = instance
+        self.generator = InstantGenerator()
+        self.defs = build_definitions(
+            self.settings, generator=InstantGeneratorResource.around(self.generator)
+        )
+        self.repository = self.defs.get_repository_def()
+
+    def tick(self, sensor, cursor=None):
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            cursor=cursor,
+            resources=dict(self.defs.resources),
+            repository_def=self.repository,
+        )
+        with context:
+            return self.repository.get_sensor_def(sensor).evaluate_tick(context)
+
+    def night(self, day):
+        context = dg.build_schedule_context(
+            instance=self.instance,
+            resources=dict(self.defs.resources),
+            scheduled_execution_time=datetime(2026, 1, day, 2, tzinfo=UTC),
+        )
+        with context:
+            return self.repository.get_schedule_def("shop_nightly").evaluate_tick(context)
+
+    def execute(self, request):
+        """What the daemon would do with a run request."""
+        job = self.defs.resolve_job_def("shop_products_job")
+        return job.execute_in_process(
+            instance=self.instance,
+            run_config=request.run_config,
+            tags=request.tags,
+            raise_on_error=False,
+        )
+
+
+def products_of(requests):
+    return [request.run_config["ops"]["shop_line"]["config"]["products"] for request in requests]
+
+
+@pytest.fixture
+def instance(tmp_path):
+    with open_instance(settings_for(tmp_path)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def shop(tmp_path, instance):
+    return Shop(tmp_path, instance, run={"workers": 1, "products_per_run": 2})
+
+
+def test_new_products_become_partitions_and_runs_in_chunks(shop):
+    tick = shop.tick("shop_catalog_sensor")
+    assert products_of(tick.run_requests) == [["A", "B"], ["C"]]
+    assert shop.instance.get_dynamic_partitions("shop_products") == ["A", "B", "C"]
+
+
+def test_a_repeated_tick_asks_with_the_same_run_keys_so_nothing_starts_twice(shop):
+    first = shop.tick("shop_catalog_sensor")
+    # The daemon died before it stored the cursor, so the same tick comes again.
+    again = shop.tick("shop_catalog_sensor")
+    assert [r.run_key for r in first.run_requests] == [r.run_key for r in again.run_requests]
+    assert len({r.run_key for r in first.run_requests}) == 2
+
+
+def test_once_the_cursor_is_stored_an_unchanged_catalog_asks_for_nothing(shop):
+    first = shop.tick("shop_catalog_sensor")
+    quiet = shop.tick("shop_catalog_sensor", cursor=first.cursor)
+    assert quiet.run_requests == []
+    assert "nothing new" in quiet.skip_message
+
+
+def test_changed_rows_changed_photos_and_removed_products_are_noticed(shop):
+    first = shop.tick("shop_catalog_sensor")
+    lines = shop.catalog.read_text().splitlines()
+    lines = [line.replace("Bottle 0", "Bottle zero") for line in lines if not line.endswith(",C,Bottle 2")]
+    shop.catalog.write_text("\n".join(lines) + "\n")
+    draw_photo(shop.folder / "B.png", 5)
+    tick = shop.tick("shop_catalog_sensor", cursor=first.cursor)
+    assert products_of(tick.run_requests) == [["A", "B"]]
+    assert shop.instance.get_dynamic_partitions("shop_products") == ["A", "B"]
+
+
+def test_an_unreadable_catalog_skips_the_tick_and_says_why(shop):
+    shop.catalog.unlink()
+    tick = shop.tick("shop_catalog_sensor")
+    assert tick.run_requests == []
+    assert "catalog.csv" in tick.skip_message
+
+
+def test_everything_is_off_until_it_is_switched_on(tmp_path, instance, shop):
+    assert {s.default_status.value for s in shop.defs.sensors} == {"STOPPED"}
+    assert {s.default_status.value for s in shop.defs.schedules} == {"STOPPED"}
+    on = Shop(
+        tmp_path, instance, automation={"nightly": {"enabled": True}, "catalog_sensor": {"enabled": True}}
+    )
+    assert on.repository.get_schedule_def("shop_nightly").default_status.value == "RUNNING"
+    assert on.repository.get_sensor_def("shop_catalog_sensor").default_status.value == "RUNNING"
+    assert on.repository.get_sensor_def("shop_failed_quality_sensor").default_status.value == "STOPPED"
+
+
+def test_the_night_takes_what_is_missing_and_the_next_night_only_what_changed(shop):
+    for request in shop.night(1).run_requests:
+        assert shop.execute(request).success
+    assert len(shop.generator.billed) == 3
+    quiet = shop.night(2)
+    assert quiet.run_requests == []
+    assert "up to date" in quiet.skip_message
+    draw_photo(shop.folder / "B.png", 5)
+    changed = shop.night(3).run_requests
+    assert products_of(changed) == [["B"]]
+    assert shop.execute(changed[0]).success
+    assert len(shop.generator.billed) == 4
+
+
+def test_a_product_that_failed_is_tried_again_the_next_night(shop):
+    photo = (shop.folder / "B.png").read_bytes()
+    (shop.folder / "B.png").write_bytes(b"broken")
+    results = [shop.execute(request) for request in shop.night(1).run_requests]
+    assert [result.success for result in results] == [False, True]
+    (shop.folder / "B.png").write_bytes(photo)
+    retried = shop.night(2).run_requests
+    assert products_of(retried) == [["B"]]
+    assert shop.execute(retried[0]).success
+
+
+def test_a_rejected_model_is_generated_again_with_the_next_seed_up_to_the_limit(tmp_path, instance):
+    # No model has fewer than one triangle, so every attempt is rejected.
+    strict = {"profile": "tiny", "profiles": {"tiny": {"max_triangles": 1}}}
+    shop = Shop(tmp_path, instance, skus=("A",), quality=strict)
+    generator = InstantGeneratorResource.around(shop.generator)
+    run_catalog(shop.settings, shop.settings.catalogs[0], generator=generator)
+    cursor, seeds = None, []
+    for _ in range(4):
+        tick = shop.tick("shop_failed_quality_sensor", cursor)
+        cursor = tick.cursor or cursor
+        for request in tick.run_requests:
+            shop.execute(request)
+        seeds.append([seed for _, seed in shop.generator.billed])
+    assert seeds == [[42, 43], [42, 43, 44], [42, 43, 44], [42, 43, 44]]
+    # The attempt is remembered: an ordinary run keeps the latest model instead of going back to the first.
+    again = run_catalog(shop.settings, shop.settings.catalogs[0], generator=generator)
+    assert [done.status for done in again.products] == ["cached"]
+    assert len(shop.generator.billed) == 3
+
+
+def test_reports_are_renewed_when_the_last_run_has_ended_and_only_once(shop):
+    assert shop.tick("shop_report_sensor").run_requests == []
+    for request in shop.night(1).run_requests:
+        shop.execute(request)
+    first, second = shop.tick("shop_report_sensor"), shop.tick("shop_report_sensor")
+    assert len(first.run_requests) == 1
+    assert first.run_requests[0].run_key == second.run_requests[0].run_key
