@@ -18,7 +18,7 @@ Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 
 # Surface normals from here on (z component) begin to show the photo, and show nothing else.
-PHOTO_FROM, PHOTO_FULL = 0.14, 0.45
+PHOTO_FROM, PHOTO_FULL = 0.10, 0.42
 GRAIN_SHARE = 0.55
 GRAIN_MOST = 14.0
 CALM_PX = 256  # the unseen sides carry no detail beyond this
@@ -66,7 +66,7 @@ def gather(rgba: UInt8, *, lathe: bool, rng: np.random.Generator) -> Palette:
         far = _dominant(mean, share, 0.22 * c * breadth, 0.014 * c)
     else:
         near = _dominant(mean, share, 0.02 * c * breadth, 0.02 * c * breadth)
-        far = _dominant(mean, share, 0.07 * c * breadth, 0.07 * c * breadth)
+        far = _dominant(mean, share, 0.12 * c * breadth, 0.12 * c * breadth)
     depth = cv2.distanceTransform((share > 0.3).astype(np.uint8), cv2.DIST_L2, 5) / (0.08 * c)
     inward = np.clip(depth, 0.0, 1.0)[..., None]
     mixed = np.asarray(near * (1 - inward) + far * inward, dtype=np.float32)

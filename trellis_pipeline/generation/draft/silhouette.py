@@ -40,8 +40,8 @@ class Silhouette:
 
     The crop's n x n cells stand inside a border of two empty ones. inside: coverage >= 0.5. pieces, holes:
     how many were kept. body: the cells without those of handles and spouts. symmetry: 0..1, the body's
-    overlap with its mirror image about its best vertical axis. aspect: width over height of the body's thick
-    part. fullness: its share of its bounding box, about 0.79 for an ellipse and 1 for a rectangle.
+    overlap with its mirror image about its best vertical axis. aspect: its width over its height. fullness:
+    how much of its bounding box the body's thick part covers, 0.79 for an ellipse and 1 for a rectangle.
     """
 
     coverage: Float32
@@ -161,7 +161,7 @@ def trace(alpha: UInt8, cells: int, *, simple: bool = False) -> Silhouette:
     coverage[np.isin(gaps, filled)] = 1.0
     inside = coverage >= 0.5
     body, core = _body(inside)
-    box = core[np.ix_(core.any(axis=1), core.any(axis=0))]
+    thick = core[np.ix_(core.any(axis=1), core.any(axis=0))]
     return Silhouette(
         coverage=coverage,
         inside=inside,
@@ -169,8 +169,8 @@ def trace(alpha: UInt8, cells: int, *, simple: bool = False) -> Silhouette:
         holes=gap_count - 1 - len(filled),
         body=body,
         symmetry=mirror(body)[0],
-        aspect=box.shape[1] / box.shape[0],
-        fullness=float(box.mean()),
+        aspect=np.count_nonzero(body.any(axis=0)) / np.count_nonzero(body.any(axis=1)),
+        fullness=float(thick.mean()),
     )
 
 
