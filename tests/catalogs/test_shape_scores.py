@@ -68,7 +68,7 @@ def test_turned_faces_and_a_small_hole_do_not_change_the_inside(scores) -> None:
 def test_surfaces_buried_in_another_part_are_not_sampled(scores) -> None:
     bar = together(scores, block(scores, (0.9, 0.9, 0.9)), block(scores, (1.4, 0.1, 0.1)))
     points = scores.skin_samples(bar, scores.occupied(bar, 0.75), 0.75)
-    assert (np.abs(points).max(axis=1) > 0.44).all()
+    assert (np.abs(points).max(axis=1) > 0.42).all()
 
 
 def test_equal_shapes_score_full_marks_and_a_shift_costs_its_length(scores) -> None:
@@ -77,7 +77,7 @@ def test_equal_shapes_score_full_marks_and_a_shift_costs_its_length(scores) -> N
     first, again = scores.skin_samples(one, inside, 0.75), scores.skin_samples(one, inside, 0.75, seed=1)
     chamfer, f_score = scores.surface_scores(first, again)
     assert chamfer < 0.01
-    assert f_score == pytest.approx(1.0)
+    assert f_score == pytest.approx(1.0, abs=0.005)
     moved = scores.skin_samples(other, scores.occupied(other, 0.75), 0.75)
     chamfer, f_score = scores.surface_scores(first, moved)
     assert 0.02 < chamfer < 0.1

@@ -1,4 +1,4 @@
-"""Writes catalogs/demo: `python -m catalogs.demo.make [--only SKU] [--samples 24] [--no-photos]`.
+"""Writes catalogs/demo: `python -m catalogs.demo.make [--only SKU] [--samples 16] [--no-photos]`.
 
 Models, cameras, masks and catalog.csv need only numpy, scipy and Pillow. The photos need Mitsuba 3
 (BSD-3-Clause, in the `dev` extra); it is fastest with LLVM 16 or newer, whose library DRJIT_LIBLLVM_PATH may
@@ -28,7 +28,7 @@ FOLDER = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m catalogs.demo.make", description=__doc__)
     parser.add_argument("--only", action="append", default=[], help="a SKU; may be repeated")
-    parser.add_argument("--samples", type=int, default=24, help="paths per pixel")
+    parser.add_argument("--samples", type=int, default=16, help="paths per pixel")
     parser.add_argument("--size", type=int, default=1024, help="pixels per side")
     parser.add_argument(
         "--no-photos", action="store_true", help="models, cameras, masks and catalog.csv only"
