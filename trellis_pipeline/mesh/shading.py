@@ -76,8 +76,8 @@ def shade(
     seen: (H · samples, W · samples) triangle at each sample. eye: (4,) position and 1, or direction and 0.
     """
     face_of = np.zeros(_MAX_SURFACES, np.int64)
-    # Number of samples, sums of their x and y.
-    extent = np.zeros((_MAX_SURFACES, 3))
+    # Number of samples, sums of their x and y, and the samples of it and of smooth neighbours together.
+    extent = np.zeros((_MAX_SURFACES, 4))
     color = np.zeros(4)
     scratch = np.zeros((7, 6))
     per_pixel = samples * samples
@@ -98,6 +98,12 @@ def shade(
                 while n < surfaces and face_of[n] != face:
                     n += 1
                 if n == surfaces:
+                    n = _smooth_neighbour(geometry, face_of, surfaces, face)
+                    if n >= 0:
+                        taken += 1.0
+                        extent[n, 3] += 1.0
+                        continue
+                    n = surfaces
                     if surfaces == _MAX_SURFACES:
                         continue
                     surfaces += 1
@@ -107,15 +113,34 @@ def shade(
                 extent[n, 0] += 1.0
                 extent[n, 1] += x + 0.5
                 extent[n, 2] += y + 0.5
+                extent[n, 3] += 1.0
             for n in range(surfaces):
                 count = extent[n, 0]
                 x_mean, y_mean = extent[n, 1] / count, extent[n, 2] / count
                 _surface(
                     face_of[n], x_mean, y_mean, float(samples), geometry, paint, light, eye, scratch, color
                 )
-                share = covered / per_pixel * count / taken
+                share = covered / per_pixel * extent[n, 3] / taken
                 for channel in range(4):
                     picture[row, column, channel] += color[channel] * share
+
+
+@inner
+def _smooth_neighbour(geometry: Geometry, face_of: Int64, surfaces: int, face: int) -> int:
+    """The surface that goes on smoothly into `face`, -1 if there is none.
+
+    Where two triangles use the same vertex they have its normal and its place in the texture in common; at a
+    crease or a texture seam a GLB must split it. So within a pixel one of the two can stand for both.
+    """
+    for n in range(surfaces):
+        for i in range(3):
+            vertex = geometry.faces[face, i]
+            if at_corner(geometry.normals, vertex) == ZERO:
+                continue  # without normals every triangle is a facet of its own
+            for j in range(3):
+                if geometry.faces[face_of[n], j] == vertex:
+                    return n
+    return -1
 
 
 @inner
