@@ -17,7 +17,8 @@ Alignment, the same for everybody, without any fitting to the surface:
    is what is being judged. Lengths are then in units of the true model's longest side.
 
 The outline in the photo is compared after its own bounding box has been centred and scaled likewise: the true
-alpha against the model, in true perspective if the frame is `object` and straight on if it is `camera`.
+alpha against the model, in true perspective if the frame is `object` and straight on if it is `camera`. It
+asks for a view, not for a place, so `auto` chooses its frame apart from that of the other figures.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import baselines
@@ -273,9 +274,13 @@ def main() -> None:
                 if method == name:
                     found = Score(*(getattr(found, m) for m in METRICS[:-1]), colour_error=error)
                 results.setdefault(method, {}).setdefault(frame, {})[case.sku] = found
-    chosen = {
-        m: max(by, key=lambda f: np.mean([s.f_score for s in by[f].values()])) for m, by in results.items()
-    }
+    chosen = {method: best_frame(by_frame, "f_score") for method, by_frame in results.items()}
+    for method, by_frame in results.items():
+        seen = by_frame[best_frame(by_frame, "input_iou")]
+        scores = by_frame[chosen[method]]
+        by_frame[chosen[method]] = {
+            sku: replace(found, input_iou=seen[sku].input_iou) for sku, found in scores.items()
+        }
     report(results, chosen, name, failed)
     print(f"{len(cases)} products, grid {GRID}^3, {time.perf_counter() - began:.0f} s")
     if args.json is not None:
@@ -287,6 +292,11 @@ def main() -> None:
         )
     if args.sheet is not None:
         contact_sheet(cases, glbs, args.sheet)
+
+
+def best_frame(by_frame: dict[str, dict[str, Score]], metric: str) -> str:
+    """The frame in which the mean of a metric, larger being better, is highest."""
+    return max(by_frame, key=lambda f: float(np.mean([getattr(s, metric) for s in by_frame[f].values()])))
 
 
 def report(
