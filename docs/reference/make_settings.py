@@ -47,6 +47,8 @@ MEANINGS = {
     "generation.generator": "Which generator makes the models. This version has `draft` only.",
     "generation.seed": "Seed of the first attempt; each further attempt takes the next one.",
     "generation.settings": "Fields of the request's `settings`, for all catalogs; see below.",
+    "previews.px": "Pixels of the side of `preview.png`. Changing it finishes every model again, without "
+    "generating.",
     "quality.profile": "Name of the profile that catalogs use unless they name another.",
     "quality.profiles.<name>.max_triangles": "Check `polycount`: no more triangles than this.",
     "quality.profiles.<name>.max_texture_px": "Check `texture_size`: longest side of any texture.",
