@@ -7,6 +7,7 @@ dies (a decoder crash, the kernel's out-of-memory killer) and ends with its pare
 from __future__ import annotations
 
 import asyncio
+import functools
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from trellis_pipeline.errors import ProductError
 
@@ -33,49 +34,72 @@ class Timed(Generic[T]):
 
 
 class WorkerPool:
-    """Runs top-level functions in worker processes. count: processes, 0 for one per core."""
+    """Runs top-level functions in worker processes. count: processes, 0 for one per core.
+
+    When a worker dies, every job of its pool is lost and nobody knows whose fault it was. Each of them is
+    then repeated alone, in a pool of one: the guilty one shows itself, and takes no other product with it.
+    """
 
     def __init__(self, count: int = 0) -> None:
-        self._count = count or os.cpu_count() or 1
-        self._pool: ProcessPoolExecutor | None = None
+        self._together = _Pool(count or os.cpu_count() or 1)
+        self._alone = _Pool(1)
+        self._one_at_a_time = asyncio.Lock()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Timed[T]:
         """Call `function` in a worker and wait for it. The seconds do not count waiting for a free worker.
 
-        When a worker dies, every job of the pool is lost and nobody knows whose fault it was: each is
-        tried once more, and the one that breaks the pool again is given up with a ProductError.
+        Raises ProductError for a job that killed its worker twice, the second time all by itself.
         """
-        for last in (False, True):
-            pool = self._started()
-            try:
-                return await asyncio.wrap_future(pool.submit(_timed, function, args, kwargs))
-            except BrokenProcessPool:
-                if self._pool is pool:
-                    self._pool = None
-                if last:
+        job = functools.partial(function, *args, **kwargs)
+        try:
+            return await self._together.call(job)
+        except BrokenProcessPool:
+            async with self._one_at_a_time:
+                try:
+                    return await self._alone.call(job)
+                except BrokenProcessPool:
                     raise ProductError(
                         f"a worker process died twice while running {function.__name__}: out of memory, "
                         "or a file that crashes its decoder; try fewer [run] workers"
                     ) from None
-        raise AssertionError("the loop above returns or raises")
 
     def close(self) -> None:
         """End the workers. Jobs that were not started are dropped."""
+        self._together.close()
+        self._alone.close()
+
+
+class _Pool:
+    """A process pool that starts with its first job, and anew after it broke."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    async def call(self, job: Callable[[], T]) -> Timed[T]:
+        pool = self._pool or self._started()
+        try:
+            return await asyncio.wrap_future(pool.submit(_timed, job))
+        except BrokenProcessPool:
+            if self._pool is pool:
+                self._pool = None
+            raise
+
+    def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
     def _started(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self._count, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker
-            )
+        self._pool = ProcessPoolExecutor(
+            self._count, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker
+        )
         return self._pool
 
 
-def _timed(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timed[T]:
+def _timed(job: Callable[[], T]) -> Timed[T]:
     started = time.perf_counter()
-    value = function(*args, **kwargs)
+    value = job()
     return Timed(value, time.perf_counter() - started)
 
 
