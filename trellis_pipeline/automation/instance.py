@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from trellis_pipeline.config import Settings
 from trellis_pipeline.errors import StorageUnavailable
 
 PROCESS_TAG = "trellis/process"
 
+_LOCK = ".opening.lock"
 _MINIMAL = "telemetry:\n  enabled: false\n"
 
 
@@ -67,5 +70,24 @@ def _is_alive(pid: int) -> bool:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The persistent instance; use it as a context manager."""
-    return dg.DagsterInstance.from_config(str(prepare_home(settings)))
+    """The persistent instance; use it as a context manager. Raises StorageUnavailable if it cannot be opened.
+
+    One process at a time: Dagster makes and migrates its SQLite files when it opens them, and two that find
+    a new home at once leave a database that neither can open again.
+    """
+    home = prepare_home(settings)
+    try:
+        with (home / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return dg.DagsterInstance.from_config(str(home))
+    except (OSError, SQLAlchemyError) as error:
+        raise home_unavailable(home, error) from None
+
+
+def home_unavailable(home: Path, error: OSError | SQLAlchemyError) -> StorageUnavailable:
+    """Dagster's own files fail (full disk, read-only), in our words."""
+    reason = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or type(error).__name__)
+    return StorageUnavailable(
+        f"{home}: Dagster cannot keep its records there ({reason}); free some space, make it writable, or "
+        "set `home` in trellis.toml or DAGSTER_HOME to another folder"
+    )

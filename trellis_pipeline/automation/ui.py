@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from trellis_pipeline.automation.instance import prepare_home
+from trellis_pipeline.automation.instance import open_instance
 from trellis_pipeline.config import load_settings
 from trellis_pipeline.errors import TrellisError
 
@@ -23,7 +23,8 @@ def main() -> int:
     port = os.environ.get("TRELLIS_UI_PORT", "3000")
     try:
         settings = load_settings()
-        home = prepare_home(settings)
+        open_instance(settings).dispose()  # made here, before two processes would make it at once
+        home = settings.dagster_home
     except TrellisError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's output
         return 2
