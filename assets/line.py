@@ -9,6 +9,7 @@ recorded and passed by; the run fails at the end with the list, and what was fin
 # Dagster inspects annotations at run time, so they are not deferred in this module.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
@@ -101,8 +102,9 @@ def _line(settings: LineSettings) -> dg.AssetsDefinition:
         opened = open_tools(settings, context.run.run_id, store, generator, catalogs, ledger)
         with opened as tools:
             items = _items(skus, config.attempts, tools)
-            events = stream(items, selected, upstream, tools, settings.in_flight)
-            yield from _record(context, events, tools, progress, by_range=not config.products)
+            # Closed before the tools are: a run stopped from outside ends its work first.
+            with closing(stream(items, selected, upstream, tools, settings.in_flight)) as events:
+                yield from _record(context, events, tools, progress, by_range=not config.products)
 
     return line
 

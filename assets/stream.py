@@ -8,9 +8,10 @@ other. No Dagster here: `line` turns the events into materializations, checks an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Queue
 from typing import Any, Literal
@@ -82,14 +83,39 @@ class _Feed:
         return None if self.stopped else next(self.items, None)
 
 
+class _Switch:
+    """Ends the event loop's work from the consumer's thread: whoever pressed Ctrl-C waits for no product."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._off = False
+
+    def on(self) -> None:
+        """Called by the work itself, at its beginning."""
+        with self._lock:
+            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+            if self._off and self._task is not None:
+                self._task.cancel()
+
+    def off(self) -> None:
+        """Cancel the work, now or as soon as it begins. Work that is done already stays done."""
+        with self._lock:
+            self._off = True
+            if self._loop is not None and self._task is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: it had ended by itself
+                    self._loop.call_soon_threadsafe(self._task.cancel)
+
+
 def stream(
     items: Iterable[LineItem],
     stages: Sequence[Stage[Any]],
     upstream: Sequence[Stage[Any]],
     tools: LineTools,
     in_flight: int,
-) -> Iterator[Event]:
-    """Run every item through `stages` and yield events as they happen.
+) -> Generator[Event, None, None]:
+    """Run every item through `stages` and yield events as they happen. Closing it ends the work.
 
     upstream: stages that are not run but whose records the others may need, in order.
     in_flight: products on the line at the same time.
@@ -98,11 +124,11 @@ def stream(
     event log does) without holding it up; the queue between is bounded and slows the line when it must.
     """
     queue: Queue[Event | BaseException | None] = Queue(maxsize=max(4 * in_flight, 64))
-    closing = threading.Event()
+    switch = _Switch()
 
     def work() -> None:
         try:
-            asyncio.run(_carry_all(_Feed(iter(items)), stages, upstream, tools, in_flight, queue, closing))
+            asyncio.run(_carry_all(_Feed(iter(items)), stages, upstream, tools, in_flight, queue, switch))
         except BaseException as error:  # noqa: BLE001 - carried over to the consumer's thread
             queue.put(error)
         finally:
@@ -116,9 +142,9 @@ def stream(
                 raise event
             yield event
     finally:
-        closing.set()
+        switch.off()
         while thread.is_alive():
-            # Make room, so that carriers that wait to report can notice that nobody listens any more.
+            # Make room for carriers that are just reporting, though nobody listens any more.
             while not queue.empty():
                 queue.get_nowait()
             thread.join(timeout=0.05)
@@ -131,8 +157,10 @@ async def _carry_all(
     tools: LineTools,
     in_flight: int,
     queue: Queue[Event | BaseException | None],
-    closing: threading.Event,
+    switch: _Switch,
 ) -> None:
+    switch.on()
+
     async def report(event: Event) -> None:
         if queue.full():
             await asyncio.to_thread(queue.put, event)
@@ -140,7 +168,7 @@ async def _carry_all(
             queue.put(event)
 
     async def carrier() -> None:
-        while not closing.is_set() and (item := feed.next()) is not None:
+        while (item := feed.next()) is not None:
             try:
                 await _carry(item, stages, upstream, tools, report)
             except STOPS_THE_RUN as error:

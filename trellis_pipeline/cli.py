@@ -6,6 +6,7 @@ products failed, 2 unusable arguments or configuration.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -121,6 +122,8 @@ def _run(
 ) -> int:
     from trellis_pipeline.review.terminal import Progress
 
+    # `docker stop` and `kill` ask like Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings, chosen = _with_catalog(_settings(config, output, generator), catalog)
     started = time.perf_counter()
     with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:

@@ -257,7 +257,6 @@ def deadly(plan: Plan) -> None:
 
 def main() -> None:
     """Do what the plan says."""
-    from resources.store import ArtifactStoreResource
     from trellis_pipeline.automation.in_process import run_catalog
     from trellis_pipeline.automation.summary import summarise
 
@@ -266,12 +265,7 @@ def main() -> None:
     settings = settings_for(Path(plan.folder), plan.catalog, **plan.sections)  # type: ignore[arg-type]
     generator = BilledGeneratorResource.around(BilledGenerator(plan))
     done = run_catalog(settings, settings.catalogs[0], generator=generator, verbose=plan.verbose)
-    store = ArtifactStoreResource(
-        url=settings.storage_url,
-        s3_endpoint=settings.storage.s3_endpoint,
-        s3_region=settings.storage.s3_region,
-    ).open()
-    print(summarise(done, store, 0.0).model_dump_json())
+    print(summarise(done, 0.0).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def run_catalog(
     on_start is told how many products will run; on_event gets every event of the line. verbose: show
     Dagster's log. generator: instead of the configured one.
     Raises CatalogError when the catalog cannot be read or lacks a product named in `only`, ConfigError and
-    StorageUnavailable before anything is made.
+    StorageUnavailable before anything is made, KeyboardInterrupt when it was stopped by hand.
     """
     listener = _Listener(on_event)
     definitions = build_definitions(settings, ProgressResource(listener), generator)
@@ -85,7 +85,7 @@ def run_catalog(
         end_orphans(instance)
 
         def run(names: Sequence[str], config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
-            return dg.materialize(
+            result = dg.materialize(
                 list({id(assets[name]): assets[name] for name in names}.values()),
                 instance=instance,
                 resources=resources,
@@ -93,6 +93,9 @@ def run_catalog(
                 raise_on_error=False,
                 tags={CATALOG_TAG: catalog.name, PROCESS_TAG: this_process()},
             )
+            if _was_interrupted(result):
+                raise KeyboardInterrupt
+            return result
 
         first = run(["product_catalog"])
         if not first.success:
@@ -129,6 +132,17 @@ def _chosen(skus: list[str], only: Sequence[str]) -> list[str]:
     if unknown:
         raise CatalogError(f"the catalog has no product {', '.join(unknown)}; it has {len(skus)} products")
     return [sku for sku in skus if sku in set(only)]
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether somebody pressed Ctrl-C. Dagster keeps that to itself where errors are not raised."""
+    for event in result.all_events:
+        error = getattr(event.event_specific_data, "error", None)
+        while error is not None:
+            if error.cls_name in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}:
+                return True
+            error = error.cause
+    return False
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> TrellisError:

@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
+from trellis_pipeline.costs.events import Reservation
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.errors import BlobMissing, ConfigError, GenerationError, StorageError
 from trellis_pipeline.generation.generator import GeneratedModel, Generator, InputImage
@@ -90,7 +91,7 @@ async def buy(
         )
     scope = _scope(order, generator)
     amount = await asyncio.to_thread(_reservation, ledger, scope, generator, order)
-    reservation = await asyncio.to_thread(ledger.reserve, amount, scope, budgets)
+    reservation = await _reserve(ledger, amount, scope, budgets)
     try:
         made = await generator.generate(order.request, order.image)
     except GenerationError as error:
@@ -103,16 +104,31 @@ async def buy(
         if not generator.paid:
             ledger.release(reservation, "interrupted")
         raise
-    purchase = await asyncio.to_thread(_keep, store, order, generator, made)
-    await asyncio.to_thread(
-        ledger.settle,
-        reservation,
-        made.cost_usd,
-        source="provider_cost" if made.raw_cost_text else "price_list",
-        raw_cost_text=made.raw_cost_text,
-        seconds=made.seconds,
-    )
-    return purchase
+
+    def keep_and_settle() -> Purchase:
+        purchase = _keep(store, order, generator, made)
+        ledger.settle(
+            reservation,
+            made.cost_usd,
+            source="provider_cost" if made.raw_cost_text else "price_list",
+            raw_cost_text=made.raw_cost_text,
+            seconds=made.seconds,
+        )
+        return purchase
+
+    # In one thread call, because a thread is not interrupted: Ctrl-C may end the run between two awaits, and
+    # a model that was kept but never settled would stay a reservation for good.
+    return await asyncio.to_thread(keep_and_settle)
+
+
+async def _reserve(ledger: Ledger, amount: Decimal, scope: SpendScope, budgets: Budgets) -> Reservation:
+    """Set the money aside. Interrupted meanwhile, it is given back: nothing was asked for yet."""
+    reserving = asyncio.ensure_future(asyncio.to_thread(ledger.reserve, amount, scope, budgets))
+    try:
+        return await asyncio.shield(reserving)
+    except asyncio.CancelledError:
+        ledger.release(await reserving, "interrupted")
+        raise
 
 
 def _scope(order: Order, generator: Generator) -> SpendScope:
