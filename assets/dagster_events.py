@@ -9,8 +9,10 @@ them back through its storage, so that an upgrade that moves them fails loudly.
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dagster as dg
@@ -27,6 +29,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
+from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from assets.records import Check
 
@@ -98,6 +101,26 @@ def report_failed_partition(
     """Mark a partition as planned in this run; when the run ends as failed, so does the partition."""
     planned = AssetMaterializationPlannedData(asset_key, partition=partition, partitions_subset=None)
     _report(context, DagsterEventType.ASSET_MATERIALIZATION_PLANNED, planned)
+
+
+@contextmanager
+def event_log_kept_open(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Hold a spare connection to the SQLite files of the event log while a run writes thousands of events.
+
+    Dagster opens and closes one for every event, and SQLite folds the write-ahead log back into the
+    database whenever the last connection closes; with a spare one open it does so now and then, which
+    saves about a fifth of the time for each product. Other databases need nothing.
+    """
+    storage = context.instance.event_log_storage
+    with ExitStack() as spare:
+        if isinstance(storage, SqliteEventLogStorage):
+            for shard in ("index", context.run.run_id):
+                path = storage.path_for_shard(shard)
+                connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                spare.callback(connection.close)
+                # The file is attached only at the first read.
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        yield
 
 
 def _report(context: dg.AssetExecutionContext, event_type: DagsterEventType, data: Any) -> None:

@@ -16,7 +16,7 @@ import dagster as dg
 
 from assets import model_quality, product_crops, product_models, source_images
 from assets.catalog_snapshot import catalog_version, load_products, partitions_of
-from assets.dagster_events import provenance_tags, report_checks, report_failed_partition
+from assets.dagster_events import event_log_kept_open, provenance_tags, report_checks, report_failed_partition
 from assets.opening import LineSettings, open_tools
 from assets.records import LineItem, ModelQuality, StageRecord
 from assets.stage import Stage, picture
@@ -100,7 +100,7 @@ def _line(settings: LineSettings) -> dg.AssetsDefinition:
         selected, upstream = _select(context, catalog)
         skus = config.products or list(context.partition_keys)
         opened = open_tools(settings, context.run.run_id, store, generator, catalogs, ledger)
-        with opened as tools:
+        with opened as tools, event_log_kept_open(context):
             items = _items(skus, config.attempts, tools)
             # Closed before the tools are: a run stopped from outside ends its work first.
             with closing(stream(items, selected, upstream, tools, settings.in_flight)) as events:

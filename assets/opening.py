@@ -116,6 +116,7 @@ def open_tools(
                 request=_requests(line, generator),
                 crop_options=CropOptions(max_pixels=imagery.max_pixels, matte=imagery.matte),
                 profile=line.profile(),
+                preview_px=line.settings.previews.px,
                 hold=line.settings.triage.hold,
             )
     finally:

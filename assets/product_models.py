@@ -46,7 +46,12 @@ def identity(item: LineItem, tools: LineTools) -> tuple[object, ...]:
     """Everything that shapes the generation, and what is written into the file afterwards."""
     base_key = _order(item, tools, attempt=1).request_key
     attempt = _attempt(item, base_key)
-    return (_order(item, tools, attempt).request_key, item.product.title, item.product.dimensions_m)
+    return (
+        _order(item, tools, attempt).request_key,
+        item.product.title,
+        item.product.dimensions_m,
+        tools.preview_px,
+    )
 
 
 async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductModel:
@@ -64,7 +69,7 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
     raw = await asyncio.to_thread(tools.store.get_blob, purchase.glb)
     certificate = _certificate(item, tools, order, purchase)
     size = None if tools.generator.builds_to_size else item.product.dimensions_m
-    finishing = await tools.workers.run(finish_model, raw, certificate, size)
+    finishing = await tools.workers.run(finish_model, raw, certificate, size, preview_px=tools.preview_px)
     finished = finishing.value
     model = await asyncio.to_thread(tools.store.put_blob, finished.glb, ".glb")
     preview = await asyncio.to_thread(tools.store.put_blob, finished.preview_png, ".png")

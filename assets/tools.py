@@ -42,4 +42,5 @@ class LineTools:
     request: Callable[[Product, int], GenerationRequest]
     crop_options: CropOptions
     profile: Profile
+    preview_px: int
     hold: Literal["paid", "always", "never"] = "paid"

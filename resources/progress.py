@@ -10,9 +10,9 @@ class ProgressResource:
     """Passes every event of the line (see `assets.stream`) to a listener; without one, nobody watches."""
 
     def __init__(self, listener: Callable[[Any], None] | None = None) -> None:
-        self._listener = listener
+        self.listener = listener
 
     def report(self, event: Any) -> None:
         """Called from the run's own thread, in order."""
-        if self._listener is not None:
-            self._listener(event)
+        if self.listener is not None:
+            self.listener(event)

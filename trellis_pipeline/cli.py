@@ -128,17 +128,11 @@ def _run(
     started = time.perf_counter()
     with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
         progress.say("loading Dagster")
-        from resources.store import ArtifactStoreResource
         from trellis_pipeline.automation.in_process import run_catalog
         from trellis_pipeline.automation.summary import summarise
 
         done = run_catalog(settings, chosen, only, progress.start, progress.event, verbose=verbose)
-    store = ArtifactStoreResource(
-        url=settings.storage_url,
-        s3_endpoint=settings.storage.s3_endpoint,
-        s3_region=settings.storage.s3_region,
-    ).open()
-    summary = summarise(done, store, time.perf_counter() - started)
+    summary = summarise(done, time.perf_counter() - started)
     _show(summary, settings, as_json=as_json)
     return summary.exit_code(strict=strict)
 

@@ -53,6 +53,13 @@ class RunSettings(BaseModel):
     workers: Annotated[int, Field(ge=0, le=256)] = 0
 
 
+class PreviewSettings(BaseModel):
+    """The picture that is drawn of each finished model. px: its side."""
+
+    model_config = _STRICT
+    px: Annotated[int, Field(ge=32, le=2048)] = 512
+
+
 class TriageSettings(BaseModel):
     """hold: which products with a triage flag wait for a person: only those that would cost money,
     all of them, or none."""
@@ -189,6 +196,7 @@ class Settings(BaseSettings):
     run: RunSettings = RunSettings()
     imagery: ImagerySettings = ImagerySettings()
     triage: TriageSettings = TriageSettings()
+    previews: PreviewSettings = PreviewSettings()
     generation: GenerationSection = GenerationSection()
     quality: QualitySettings = QualitySettings()
     budget: BudgetSettings = BudgetSettings()

@@ -41,7 +41,7 @@ def shop(tmp_path_factory):
             tmp=tmp,
             settings=settings,
             run=run,
-            summary=summarise(run, store, 1.0),
+            summary=summarise(run, 1.0),
             store=store,
             instance=instance,
             output=tmp / "output" / "shop",

@@ -6,18 +6,28 @@ reports are made in a run of their own, so that a failed product does not keep t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from assets.line import STAGES
 from assets.stream import ProductDone, RunStopped
 from resources.generator import GeneratorResource
 from resources.progress import ProgressResource
+from trellis_pipeline import errors
 from trellis_pipeline.automation.chunks import CATALOG_TAG, line_config
-from trellis_pipeline.automation.instance import PROCESS_TAG, end_orphans, open_instance, this_process
+from trellis_pipeline.automation.instance import (
+    PROCESS_TAG,
+    end_orphans,
+    home_unavailable,
+    open_instance,
+    this_process,
+)
+from trellis_pipeline.automation.summary import ProductSummary, product_summary
 from trellis_pipeline.catalog.rows import RowProblem
 from trellis_pipeline.config import CatalogSettings, Settings
 from trellis_pipeline.definitions import build_definitions
@@ -29,7 +39,7 @@ class CatalogRun:
     """What a run over a catalog came to. stopped: why it ended early, if it did."""
 
     catalog: str
-    products: tuple[ProductDone, ...]
+    products: tuple[ProductSummary, ...]
     bad_rows: tuple[RowProblem, ...]
     report: str
     stopped: TrellisError | None = None
@@ -37,15 +47,16 @@ class CatalogRun:
 
 @dataclass(slots=True)
 class _Listener:
-    """Collects what the line reports and passes it on."""
+    """Collects a short account of each product, and passes what the line reports on."""
 
     on_event: Callable[[Any], None]
-    done: list[ProductDone] = field(default_factory=list)
+    account: Callable[[ProductDone], ProductSummary]
+    done: list[ProductSummary] = field(default_factory=list)
     stopped: TrellisError | None = None
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, ProductDone):
-            self.done.append(event)
+            self.done.append(self.account(event))
         elif isinstance(event, RunStopped):
             self.stopped = event.error
         self.on_event(event)
@@ -68,9 +79,12 @@ def run_catalog(
     Raises CatalogError when the catalog cannot be read or lacks a product named in `only`, ConfigError and
     StorageUnavailable before anything is made, KeyboardInterrupt when it was stopped by hand.
     """
-    listener = _Listener(on_event)
-    definitions = build_definitions(settings, ProgressResource(listener), generator)
+    progress = ProgressResource()
+    definitions = build_definitions(settings, progress, generator)
     resources = dict(definitions.resources or {})
+    store = resources["store"].open()
+    listener = _Listener(on_event, lambda done: product_summary(done, catalog.name, store))
+    progress.listener = listener
     assets = {
         key.path[-1]: asset
         for asset in definitions.assets or ()
@@ -81,7 +95,7 @@ def run_catalog(
     loaded = resources["catalogs"].load(settings.catalog_source(catalog))
     skus = _chosen([product.sku for product in loaded.products], only)
     on_start(len(skus))
-    with open_instance(settings) as instance:
+    with _records_kept(settings), open_instance(settings) as instance:
         end_orphans(instance)
 
         def run(names: Sequence[str], config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
@@ -110,7 +124,6 @@ def run_catalog(
             if listener.stopped is not None:
                 break
         run(["quality_report", "cost_report"])
-    store = resources["store"].open()
     return CatalogRun(
         catalog=catalog.name,
         products=tuple(listener.done),
@@ -134,6 +147,15 @@ def _chosen(skus: list[str], only: Sequence[str]) -> list[str]:
     return [sku for sku in skus if sku in set(only)]
 
 
+@contextmanager
+def _records_kept(settings: Settings) -> Iterator[None]:
+    """Where Dagster's own files fail (a full disk, a read-only one), the run ends with one clear error."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        raise home_unavailable(settings.dagster_home, error) from None
+
+
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     """Whether somebody pressed Ctrl-C. Dagster keeps that to itself where errors are not raised."""
     for event in result.all_events:
@@ -146,11 +168,16 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> TrellisError:
-    """The first error of a run that never came to its products."""
+    """The first error of a run that never came to its products: ours where there is one behind it."""
     for event in result.all_events:
-        data = getattr(event, "event_specific_data", None)
-        error = getattr(data, "error", None)
-        if error is not None:
-            cause = error.cause or error
-            return TrellisError(cause.message.strip())
+        first = error = getattr(event.event_specific_data, "error", None)
+        while error is not None:
+            kind = getattr(errors, error.cls_name or "", None)
+            if kind is not None:
+                # Dagster keeps the text as a traceback shows it, with the class in front.
+                ours: TrellisError = kind(error.message.partition(f"{error.cls_name}: ")[2].strip())
+                return ours
+            error = error.cause
+        if first is not None:
+            return TrellisError((first.cause or first).message.strip())
     return TrellisError("the run failed; see the Dagster log")

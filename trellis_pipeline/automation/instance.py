@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import shutil
+import re
 import socket
 from pathlib import Path
 
@@ -20,7 +21,19 @@ from trellis_pipeline.errors import StorageUnavailable
 PROCESS_TAG = "trellis/process"
 
 _LOCK = ".opening.lock"
-_MINIMAL = "telemetry:\n  enabled: false\n"
+# A home's own copy of dagster.yaml names its folder, so that it needs no environment to be opened.
+_FROM_ENVIRONMENT = "base_dir:\n      env: DAGSTER_HOME"
+_OWN_FOLDER = re.compile(r"(class: CachedSqliteEventLog\n  config:\n    )(base_dir: \".*\")")
+_MINIMAL = f"""\
+telemetry:
+  enabled: false
+
+event_log_storage:
+  module: trellis_pipeline.automation.event_log
+  class: CachedSqliteEventLog
+  config:
+    {_FROM_ENVIRONMENT}
+"""
 
 
 def prepare_home(settings: Settings) -> Path:
@@ -31,18 +44,24 @@ def prepare_home(settings: Settings) -> Path:
     home = settings.dagster_home
     try:
         home.mkdir(parents=True, exist_ok=True)
-        config = home / "dagster.yaml"
+        config, project = home / "dagster.yaml", settings.root / "dagster.yaml"
+        here = f"base_dir: {json.dumps(str(home))}"
         if not config.exists():
-            project = settings.root / "dagster.yaml"
-            if project.is_file():
-                shutil.copyfile(project, config)
-            else:
-                config.write_text(_MINIMAL)
+            text = project.read_text() if project.is_file() else _MINIMAL
+            config.write_text(text.replace(_FROM_ENVIRONMENT, here))
+        elif _moved(before := config.read_text(), here):
+            config.write_text(_OWN_FOLDER.sub(lambda match: match[1] + here, before))
     except OSError as error:
         raise StorageUnavailable(
             f"{home}: cannot be written ({error.strerror}); set `home` in trellis.toml or DAGSTER_HOME"
         ) from None
     return home
+
+
+def _moved(text: str, here: str) -> bool:
+    """Whether a home's copy names another folder: the project was moved, its history with it."""
+    found = _OWN_FOLDER.search(text)
+    return found is not None and found[2] != here
 
 
 def this_process() -> str:
@@ -70,7 +89,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The persistent instance; use it as a context manager. Raises StorageUnavailable if it cannot be opened.
+    """The persistent instance; use it as a context manager. Raises StorageUnavailable where it cannot open.
 
     One process at a time: Dagster makes and migrates its SQLite files when it opens them, and two that find
     a new home at once leave a database that neither can open again.

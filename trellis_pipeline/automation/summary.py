@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from assets.paths import product_path
 from assets.records import ModelQuality, ProductModel
 from assets.stream import ProductDone
-from trellis_pipeline.automation.in_process import CatalogRun
 from trellis_pipeline.storage.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from trellis_pipeline.automation.in_process import CatalogRun
 
 
 class ProductSummary(BaseModel):
@@ -57,10 +59,9 @@ class RunSummary(BaseModel):
         return 1 if lacking or rejected else 0
 
 
-def summarise(run: CatalogRun, store: ArtifactStore, seconds: float) -> RunSummary:
+def summarise(run: CatalogRun, seconds: float) -> RunSummary:
     """Plain data about a finished run. seconds: its wall time."""
-    products = [_product(done, run.catalog, store) for done in run.products]
-    products.sort(key=lambda product: product.sku)
+    products = sorted(run.products, key=lambda product: product.sku)
     statuses = Counter(product.status for product in products)
     verdicts = Counter(product.verdict for product in products if product.verdict)
     return RunSummary(
@@ -82,7 +83,8 @@ def summarise(run: CatalogRun, store: ArtifactStore, seconds: float) -> RunSumma
     )
 
 
-def _product(done: ProductDone, catalog: str, store: ArtifactStore) -> ProductSummary:
+def product_summary(done: ProductDone, catalog: str, store: ArtifactStore) -> ProductSummary:
+    """The account of one product. It keeps no records, so a run's memory does not grow with them."""
     sku = done.item.product.sku
     summary = ProductSummary(
         sku=sku,

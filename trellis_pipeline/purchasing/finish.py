@@ -15,7 +15,6 @@ from trellis_pipeline.errors import ModelFileError
 from trellis_pipeline.mesh.glb_read import parse_glb
 from trellis_pipeline.quality.header import HeaderFacts, read_header
 
-PREVIEW_PX = 640
 EXTRAS_KEY = "trellis_pipeline"
 
 Dimensions = tuple[float | None, float | None, float | None]
@@ -34,7 +33,11 @@ class FinishedModel:
 
 
 def finish_model(
-    glb: bytes, certificate: Mapping[str, object], dimensions_m: Dimensions | None
+    glb: bytes,
+    certificate: Mapping[str, object],
+    dimensions_m: Dimensions | None,
+    *,
+    preview_px: int = 512,
 ) -> FinishedModel:
     """Finish one model. Runs in a worker process.
 
@@ -49,7 +52,7 @@ def finish_model(
 
     header = read_header(glb)
     finished = _rewrite(glb, header, certificate, dimensions_m)
-    picture = render_preview(finished, px=PREVIEW_PX)
+    picture = render_preview(finished, px=preview_px)
     return FinishedModel(
         glb=finished,
         preview_png=png_bytes(picture),
