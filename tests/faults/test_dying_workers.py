@@ -47,6 +47,7 @@ def test_a_pool_that_is_closed_leaves_no_process_behind():
         os.kill(worker, 0)
 
 
+@pytest.mark.slow
 def test_a_product_that_kills_its_worker_fails_by_name_and_the_others_finish(tmp_path):
     rows = [{"sku": "POISON", "image": "A.png", "seed": "666"}]
     catalog = write_catalog(tmp_path / "shop", ["A", "B", "C"], rows)

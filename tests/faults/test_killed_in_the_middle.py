@@ -22,7 +22,9 @@ ONE_BY_ONE = {"run": {"workers": 1, "in_flight": 1}}
 MOMENTS = [
     # moment, generations the killed run has made, how many of them were lost before they were kept
     pytest.param("after:generate:.:2", 2, 1, id="between the generator's answer and the store"),
-    pytest.param("after:write:product_models.json:1", 1, 0, id="after the first model's record"),
+    pytest.param(
+        "after:write:product_models.json:1", 1, 0, id="after the first model's record", marks=pytest.mark.slow
+    ),
     pytest.param("before:generate:.:2", 1, 0, id="while the generator works", marks=pytest.mark.slow),
     pytest.param("before:create:generations/:2", 2, 1, id="before the certificate", marks=pytest.mark.slow),
     pytest.param("after:create:generations/:2", 2, 0, id="after the certificate", marks=pytest.mark.slow),
@@ -59,3 +61,30 @@ def test_a_killed_run_leaves_nothing_half_written_and_the_next_one_finishes(tmp_
         ends = [record.status.value for record in instance.get_runs()]
     assert "STARTED" not in ends
     assert ends.count("FAILURE") == 1
+
+
+def test_a_run_whose_process_number_was_given_to_another_is_an_orphan_too(tmp_path):
+    import dagster as dg
+
+    from trellis_pipeline.automation.instance import PROCESS_TAG, end_orphans, this_process
+
+    @dg.op
+    def nothing():
+        pass
+
+    @dg.job
+    def job():
+        nothing()
+
+    with open_instance(settings_for(tmp_path)) as instance:
+        host, pid, birth = this_process().split(":")
+        tags = {"ours": f"{host}:{pid}:{birth}", "before us": f"{host}:{pid}:1", "elsewhere": f"far:{pid}:1"}
+        runs = {
+            name: instance.create_run_for_job(
+                job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: tag}
+            )
+            for name, tag in tags.items()
+        }
+        end_orphans(instance)
+        ends = {name: instance.get_run_by_id(run.run_id).status.value for name, run in runs.items()}
+    assert ends == {"ours": "STARTED", "before us": "FAILURE", "elsewhere": "STARTED"}

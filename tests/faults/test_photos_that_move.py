@@ -43,7 +43,7 @@ def test_bad_photos_are_named_with_their_reason_and_good_products_finish(tmp_pat
     assert {sku: product["status"] for sku, product in products.items()} == {
         "A": "generated",
         "B": "generated",
-        **{sku: "failed" for sku in bad},
+        **dict.fromkeys(bad, "failed"),
     }
     for sku, (_, reason) in bad.items():
         assert reason in products[sku]["error"], products[sku]["error"]
@@ -54,6 +54,7 @@ def test_bad_photos_are_named_with_their_reason_and_good_products_finish(tmp_pat
     assert_consistent(home / "output", "A")
 
 
+@pytest.mark.slow
 def test_a_photo_that_vanishes_or_changes_in_the_middle_is_its_own_products_problem(tmp_path):
     folder = tmp_path / "shop"
     catalog = write_catalog(folder, ["A", "B", "C"])
@@ -61,7 +62,7 @@ def test_a_photo_that_vanishes_or_changes_in_the_middle_is_its_own_products_prob
     one_by_one = {"run": {"workers": 1, "in_flight": 1}}
     plan = Plan(str(home), str(catalog), wait_for=str(gate), sections=one_by_one)
     process = start(plan)
-    wait_until(lambda: (home / "asked.log").exists(), "the first generation")
+    wait_until((home / "asked.log").exists, "the first generation")
     # The catalog is loaded, A is with the generator, B and C have not been fetched yet.
     (folder / "B.png").unlink()
     before = (folder / "C.png").read_bytes()
@@ -89,7 +90,7 @@ def test_a_photo_replaced_after_it_was_fetched_is_made_anew_by_the_next_run(tmp_
     home, gate = tmp_path / "home", tmp_path / "go on"
     plan = Plan(str(home), str(catalog), wait_for=str(gate))
     process = start(plan)
-    wait_until(lambda: (home / "asked.log").exists(), "the first generation")
+    wait_until((home / "asked.log").exists, "the first generation")
     old = (folder / "A.png").read_bytes()
     draw_photo(folder / "A.png", number=4)
     gate.touch()

@@ -24,6 +24,7 @@ from typing import Any
 from small_catalogs import InstantGenerator, InstantGeneratorResource, box_glb, settings_for
 
 from trellis_pipeline.costs.ledger import Ledger
+from trellis_pipeline.errors import TrellisError
 from trellis_pipeline.generation.generator import GeneratedModel, GeneratorIdentity
 from trellis_pipeline.mesh.glb_read import parse_glb
 
@@ -34,11 +35,14 @@ SAFETY_SECONDS = 240
 
 @dataclass
 class Plan:
-    """What a process shall do. folder: home of settings, output and Dagster. die: when:operation:pattern:number,
-    as in `after:write:product_models.json:2`, after the second record of a model.
+    """What a process shall do. folder: home of settings, output and Dagster.
 
-    sections: settings. crash_seeds: seeds whose generation kills its worker. wait_for: a file without which no
-    generation comes back. identity: name and model of the generator. cost: per generation; makes it paid.
+    die: when:operation:pattern:number, as in `after:write:product_models.json:2`, after the second record
+    of a model.
+
+    sections: settings. crash_seeds: seeds whose generation kills its worker. wait_for: a file without which
+    no generation comes back, from the `wait_from`th on. identity: name and model of the generator.
+    cost: per generation; makes it paid.
     """
 
     folder: str
@@ -47,6 +51,7 @@ class Plan:
     sections: dict[str, Any] = field(default_factory=dict)
     crash_seeds: list[int] = field(default_factory=list)
     wait_for: str = ""
+    wait_from: int = 1
     identity: tuple[str, str] = ("instant", "box")
     cost: str = ""
     verbose: bool = False
@@ -72,9 +77,10 @@ def start(plan: Plan, **env: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a process that is to end well, and give its summary."""
+    """Wait for a process that is to end well and leave no worker behind, and give its summary."""
     out, err = process.communicate(timeout=SAFETY_SECONDS)
     assert process.returncode == 0, err[-4000:]
+    assert_nobody_stays(process.pid)
     return json.loads(out)
 
 
@@ -198,12 +204,15 @@ class BilledGenerator(InstantGenerator):
         self.identity = GeneratorIdentity(*plan.identity, "1")
         self.plan = plan
         self.run_cpu = run_cpu
+        self.asked = 0
 
     async def generate(self, request, image, progress=None):  # type: ignore[no-untyped-def]
         """Wait where the plan says so, crash a worker where it says so, else bill and answer."""
         with Path(self.plan.folder, "asked.log").open("a") as asked:
             asked.write(f"{image.sha256}\n")
-        while self.plan.wait_for and not Path(self.plan.wait_for).exists():
+        self.asked += 1
+        waits = bool(self.plan.wait_for) and self.asked >= self.plan.wait_from
+        while waits and not Path(self.plan.wait_for).exists():
             await asyncio.sleep(0.02)
         if request.seed in self.plan.crash_seeds:
             await self.run_cpu(end_this_worker)
@@ -256,7 +265,7 @@ def deadly(plan: Plan) -> None:
 
 
 def main() -> None:
-    """Do what the plan says."""
+    """Do what the plan says. An error of ours is a result too; any other is a traceback."""
     from trellis_pipeline.automation.in_process import run_catalog
     from trellis_pipeline.automation.summary import summarise
 
@@ -264,7 +273,11 @@ def main() -> None:
     deadly(plan)
     settings = settings_for(Path(plan.folder), plan.catalog, **plan.sections)  # type: ignore[arg-type]
     generator = BilledGeneratorResource.around(BilledGenerator(plan))
-    done = run_catalog(settings, settings.catalogs[0], generator=generator, verbose=plan.verbose)
+    try:
+        done = run_catalog(settings, settings.catalogs[0], generator=generator, verbose=plan.verbose)
+    except TrellisError as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        return
     print(summarise(done, 0.0).model_dump_json())
 
 
