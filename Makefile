@@ -36,6 +36,10 @@ test: $(VENV)/.test  ## Install, then run the test suite.
 test-all: $(VENV)/.test  ## The suite with its slow and browser tests.
 	$(BIN)/python -m pytest
 
+.PHONY: test-browser
+test-browser: $(VENV)/.test  ## The pages in headless Chromium (/usr/bin/chromium).
+	$(BIN)/python -m pytest -m browser
+
 .PHONY: check
 check: $(VENV)/.test  ## Lint, format, types.
 	$(BIN)/ruff check .

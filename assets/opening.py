@@ -14,7 +14,7 @@ from resources.generator import GeneratorResource
 from resources.ledger import LedgerResource
 from resources.store import ArtifactStoreResource
 from trellis_pipeline.config import CatalogSettings, Settings
-from trellis_pipeline.errors import BlobMissing
+from trellis_pipeline.errors import BlobMissing, ConfigError, ProductError
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
@@ -130,7 +130,11 @@ def _requests(
     generator.request(line.catalog.generation)  # a wrong setting fails the run now, not every product
 
     def request(product: Product, attempt: int) -> GenerationRequest:
-        first = generator.request(line.catalog.generation, product.settings)
+        try:
+            first = generator.request(line.catalog.generation, product.settings)
+        except ConfigError as error:
+            # The settings that all products share were checked above, so this is the product's own row.
+            raise ProductError(f"catalog row {product.row}: {error}") from None
         return first.model_copy(update={"seed": (first.seed + attempt - 1) % 2**63})
 
     return request

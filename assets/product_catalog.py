@@ -21,6 +21,7 @@ from trellis_pipeline.storage.store import BlobRef
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.diff import CatalogDiff
     from trellis_pipeline.catalog.readers import CatalogLoad
+    from trellis_pipeline.catalog.rows import UnknownColumn
 
 # Dagster asks its database for all keys of one call at once, and databases limit how many that may be.
 _KEYS_PER_CALL = 10_000
@@ -98,6 +99,7 @@ def _metadata(loaded: "CatalogLoad", diff: "CatalogDiff", seconds: float) -> dic
         f"| {p.row} | {_cell(p.sku)} | {_cell(p.reason)} |" for p in loaded.problems[:_SHOWN]
     )
     changed = [change.sku for change in diff.changed]
+    unknown = [column_hint(column) for column in loaded.unknown_columns]
     return {
         "products": len(loaded.products),
         "bad_rows": len(loaded.problems),
@@ -106,6 +108,7 @@ def _metadata(loaded: "CatalogLoad", diff: "CatalogDiff", seconds: float) -> dic
         "removed": len(diff.removed),
         "seconds": seconds,
         "source": loaded.source,
+        **({"ignored_columns": "; ".join(unknown)} if unknown else {}),
         **_names("new_products", diff.new),
         **_names("changed_products", changed),
         **_names("removed_products", diff.removed),
@@ -115,6 +118,11 @@ def _metadata(loaded: "CatalogLoad", diff: "CatalogDiff", seconds: float) -> dic
             else {}
         ),
     }
+
+
+def column_hint(column: "UnknownColumn") -> str:
+    """A column that was ignored, with the one that was probably meant."""
+    return f"{column.name}" + (f" (did you mean {column.did_you_mean}?)" if column.did_you_mean else "")
 
 
 def _names(label: str, skus: Sequence[str]) -> dict[str, Any]:

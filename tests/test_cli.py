@@ -136,3 +136,26 @@ def test_a_folder_of_photos_is_a_catalog_too(tmp_path):
     assert done.returncode == 0, done.stderr
     (product,) = json.loads(done.stdout)["products"]
     assert product["status"] == "generated"
+
+
+def test_a_setting_out_of_range_in_one_row_fails_that_product_and_a_misspelt_column_is_named(tmp_path):
+    catalog = write_catalog(
+        tmp_path / "shop", ["GOOD"], [{"sku": "BAD", "image": "GOOD.png", "settings.resolution": "777"}]
+    )
+    catalog.write_text(catalog.read_text().replace("height_m", "hight_m", 1))
+    done = trellis("run", "--catalog", catalog, "--output", "out", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    products = {product["sku"]: product for product in document["products"]}
+    assert products["GOOD"]["status"] == "generated"
+    assert products["BAD"]["failed_stage"] == "product_models"
+    assert "512, 1024 or 1536" in products["BAD"]["error"]
+    assert document["ignored_columns"] == ["hight_m (did you mean height_m?)"]
+
+
+def test_an_option_wins_over_the_environment(tmp_path):
+    catalog = write_catalog(tmp_path / "shop", [])
+    elsewhere = {"TRELLIS_STORAGE__URL": f"file://{tmp_path / 'elsewhere'}"}
+    done = trellis("run", "--catalog", catalog, "--output", "here", "--json", cwd=tmp_path, env=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here" / "shop" / "report.html").exists()
+    assert not (tmp_path / "elsewhere").exists()

@@ -17,7 +17,13 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from trellis_pipeline.errors import ConfigError
 
@@ -208,12 +214,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the base class's
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, which arrives as init arguments."""
-        return (env_settings, init_settings)
+        """Only what `load_settings` has merged: file, then environment, then command line."""
+        return (init_settings,)
 
     @pydantic.model_validator(mode="after")
     def _names_resolve(self) -> Settings:
@@ -279,23 +285,31 @@ def find_config(start: Path | None = None) -> Path | None:
 def load_settings(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
     """Read settings from `path`, or from where `find_config` finds them, or defaults where nothing is found.
 
-    overrides: values that win over the file, as nested mappings (command-line options).
+    overrides: values that win over file and environment, as nested mappings (command-line options).
     Raises ConfigError naming file, key and the way out.
     """
     path = path or find_config()
     data: dict[str, Any] = {"root": Path.cwd()}
     if path is not None:
         data = {"root": path.absolute().parent, **_read_toml(path)}
-    for section, values in (overrides or {}).items():
-        merged = {**data.get(section, {}), **values} if isinstance(values, dict) else values
-        data[section] = merged
     try:
+        for layer in (EnvSettingsSource(Settings)(), overrides or {}):
+            data = _merged(data, layer)
         return Settings(**data)
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}") from None
     except pydantic.ValidationError as error:
         where = str(path) if path else "settings"
         raise ConfigError("\n".join(_explain(where, e) for e in error.errors(include_url=False))) from None
-    except pydantic.PydanticUserError as error:
-        raise ConfigError(f"environment: {error}") from None
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two nested mappings in one, values of `above` winning."""
+    both = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            both[key] = _merged(below[key], above[key])
+    return both
 
 
 def catalog_name_for(source: str, taken: set[str]) -> str:

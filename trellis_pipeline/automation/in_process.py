@@ -15,6 +15,7 @@ import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
 from assets.line import STAGES
+from assets.product_catalog import column_hint
 from assets.stream import ProductDone, RunStopped
 from resources.generator import GeneratorResource
 from resources.progress import ProgressResource
@@ -41,6 +42,7 @@ class CatalogRun:
     catalog: str
     products: tuple[ProductSummary, ...]
     bad_rows: tuple[RowProblem, ...]
+    ignored_columns: tuple[str, ...]
     report: str
     stopped: TrellisError | None = None
 
@@ -128,6 +130,7 @@ def run_catalog(
         catalog=catalog.name,
         products=tuple(listener.done),
         bad_rows=tuple(loaded.problems),
+        ignored_columns=tuple(column_hint(column) for column in loaded.unknown_columns),
         report=store.location(f"{catalog.name}/report.html"),
         stopped=listener.stopped,
     )

@@ -20,6 +20,7 @@ from trellis_pipeline.errors import StorageUnavailable
 
 PROCESS_TAG = "trellis/process"
 
+_UNFINISHED = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
 _LOCK = ".opening.lock"
 # A home's own copy of dagster.yaml names its folder, so that it needs no environment to be opened.
 _FROM_ENVIRONMENT = "base_dir:\n      env: DAGSTER_HOME"
@@ -66,26 +67,36 @@ def _moved(text: str, here: str) -> bool:
 
 def this_process() -> str:
     """The value of PROCESS_TAG for runs that this process executes itself."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return f"{socket.gethostname()}:{os.getpid()}:{_birth(os.getpid())}"
 
 
 def end_orphans(instance: dg.DagsterInstance) -> None:
     """Mark runs as failed whose process on this machine is gone, killed before it could say so."""
-    host = socket.gethostname()
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
-        where, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
-        if where == host and not _is_alive(int(pid)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(_UNFINISHED))):
+        where, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
+        pid, _, birth = process.partition(":")
+        if where == socket.gethostname() and pid.isdecimal() and not _is_alive(int(pid), birth):
             instance.report_run_failed(run, "the process that executed this run was killed")
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, birth: str) -> bool:
+    """Whether that very process still runs. In a container, the next one often gets the same number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    return _birth(pid) == birth
+
+
+def _birth(pid: int) -> str:
+    """When the process began, in clock ticks since boot (proc(5), field 22); empty where there is no /proc."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return after_name[19]
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:

@@ -50,6 +50,7 @@ class RunSummary(BaseModel):
     stopped: str | None
     products: list[ProductSummary]
     bad_rows: list[RowSummary]
+    ignored_columns: list[str]
     totals: dict[str, Any]
 
     def exit_code(self, *, strict: bool) -> int:
@@ -69,6 +70,7 @@ def summarise(run: CatalogRun, seconds: float) -> RunSummary:
         report=run.report,
         stopped=str(run.stopped) if run.stopped else None,
         products=products,
+        ignored_columns=list(run.ignored_columns),
         bad_rows=[RowSummary(row=p.row, sku=p.sku, reason=p.reason) for p in run.bad_rows],
         totals={
             "products": len(products),

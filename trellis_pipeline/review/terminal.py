@@ -108,6 +108,8 @@ def _console() -> Console:
 def _print_problems(console: Console, summary: Any) -> None:
     if summary.stopped:
         console.print(f"\n[red]stopped:[/] {escape(summary.stopped)}", highlight=False)
+    if summary.ignored_columns:
+        console.print(f"[yellow]ignored columns:[/] {escape('; '.join(summary.ignored_columns))}")
     for row in summary.bad_rows:
         where = f"row {row.row}" + (f" ({row.sku})" if row.sku else "")
         console.print(f"[red]bad row[/]  {escape(where)}: {escape(row.reason)}", highlight=False)
@@ -148,6 +150,7 @@ def cost_document(by: str, lines: Sequence[CostLine]) -> str:
             by: line.key,
             "settled_usd": str(line.settled_usd),
             "reserved_usd": str(line.reserved_usd),
+            "overrun_usd": str(line.overrun_usd),
             "generations": line.generations,
             "seconds": line.seconds,
         }
