@@ -91,7 +91,7 @@ def _is_alive(pid: int, birth: str) -> bool:
 
 
 def _birth(pid: int) -> str:
-    """When the process began, in clock ticks since boot (proc(5), field 22); empty where there is no /proc."""
+    """When the process began, in clock ticks since boot (proc(5), field 22); empty without a /proc."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
