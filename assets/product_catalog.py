@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from sqlalchemy.exc import IntegrityError
 
 from assets.catalog_snapshot import catalog_version, load_snapshot, partitions_of
 from assets.opening import LineSettings
 from assets.paths import snapshot_path
 from resources.catalog import CatalogResource
 from resources.store import ArtifactStoreResource
+from trellis_pipeline.errors import StorageUnavailable
 from trellis_pipeline.storage.store import BlobRef
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 # Dagster asks its database for all keys of one call at once, and databases limit how many that may be.
 _KEYS_PER_CALL = 10_000
+_ADD_ATTEMPTS = 5
 _SHOWN = 200
 
 
@@ -89,9 +92,19 @@ def sync_partitions(
     known = set(instance.get_dynamic_partitions(name))
     fresh = [sku for sku in skus if sku not in known]
     for start in range(0, len(fresh), _KEYS_PER_CALL):
-        instance.add_dynamic_partitions(name, fresh[start : start + _KEYS_PER_CALL])
+        _add_partitions(instance, name, fresh[start : start + _KEYS_PER_CALL])
     for sku in known.difference(skus):
         instance.delete_dynamic_partition(name, sku)
+
+
+def _add_partitions(instance: dg.DagsterInstance, name: str, skus: Sequence[str]) -> None:
+    """Add what is missing. Dagster looks first and inserts then, so another run may come in between."""
+    for _ in range(_ADD_ATTEMPTS):
+        try:
+            return instance.add_dynamic_partitions(name, skus)
+        except IntegrityError:
+            continue
+    raise StorageUnavailable(f"partitions {name}: other runs keep changing them; try again when they are done")
 
 
 def _metadata(loaded: "CatalogLoad", diff: "CatalogDiff", seconds: float) -> dict[str, Any]:
