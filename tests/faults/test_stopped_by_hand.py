@@ -47,7 +47,7 @@ def test_a_run_stopped_by_a_signal_keeps_what_was_finished_and_goes_on_later(tmp
     out, err = process.communicate(timeout=SAFETY_SECONDS)
     assert process.returncode == 130, err
     assert "what was finished is kept" in err
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
     assert out == ""
     assert_nobody_stays(process.pid)
     assert_whole(output)
