@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The demo and the UI share one Dagster home, so the UI opens on what the demo made.
-export DAGSTER_HOME ?= $(CURDIR)/.trellis/dagster
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -19,6 +17,9 @@ $(VENV)/.run: pyproject.toml constraints/ci.txt
 $(VENV)/.test: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet -c constraints/ci.txt -e '.[matte,s3,postgres,dev]'
 	@touch $@
+
+# The demo and the UI share one Dagster home, so the UI opens on what the demo made.
+demo ui: export DAGSTER_HOME ?= $(CURDIR)/.trellis/dagster
 
 .PHONY: demo
 demo: $(VENV)/.run  ## Install, then run the bundled catalog through the whole line.

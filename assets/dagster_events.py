@@ -29,7 +29,6 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
-from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from assets.records import Check
 
@@ -111,6 +110,8 @@ def event_log_kept_open(context: dg.AssetExecutionContext) -> Iterator[None]:
     database whenever the last connection closes; with a spare one open it does so now and then, which
     saves about a fifth of the time for each product. Other databases need nothing.
     """
+    from dagster._core.storage.event_log import SqliteEventLogStorage  # brings SQLAlchemy along
+
     storage = context.instance.event_log_storage
     with ExitStack() as spare:
         if isinstance(storage, SqliteEventLogStorage):
