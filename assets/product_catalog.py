@@ -104,7 +104,9 @@ def _add_partitions(instance: dg.DagsterInstance, name: str, skus: Sequence[str]
             return instance.add_dynamic_partitions(name, skus)
         except IntegrityError:
             continue
-    raise StorageUnavailable(f"partitions {name}: other runs keep changing them; try again when they are done")
+    raise StorageUnavailable(
+        f"partitions {name}: other runs keep changing them; try again when they are done"
+    )
 
 
 def _metadata(loaded: "CatalogLoad", diff: "CatalogDiff", seconds: float) -> dict[str, Any]:
