@@ -85,6 +85,7 @@ def test_inspect_reads_a_glb_that_is_not_ours(first_run):
         (["run", "--catalog", "shop", "--generator", "magic"], "generation.generator"),
         (["run", "--catalog", "shop/catalog.csv", "--only", "NOBODY"], "NOBODY"),
         (["run"], "--catalog"),
+        (["run", "--catalog", "shop", "stray"], "stray"),
         (["inspect", "absent.glb"], "no such file"),
         (["costs", "--by", "mood"], "mood"),
         (["fly"], "fly"),
@@ -159,3 +160,11 @@ def test_an_option_wins_over_the_environment(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here" / "shop" / "report.html").exists()
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_only_takes_several_skus(tmp_path):
+    catalog = write_catalog(tmp_path / "shop", ["A", "B", "C", "D"])
+    arguments = ("run", "--catalog", catalog, "--output", "out", "--json", "--only", "A", "C", "--only", "D")
+    done = trellis(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [product["sku"] for product in json.loads(done.stdout)["products"]] == ["A", "C", "D"]

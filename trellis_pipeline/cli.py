@@ -52,14 +52,18 @@ def run(
     ],
     generator: Annotated[str | None, typer.Option(help="Generator to use, e.g. draft.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for everything this run makes.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this SKU; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only these SKUs: --only A B, or repeated.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="SKU...", hidden=True)] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 if a model fails a quality gate.")] = False,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Dagster's log.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Take a catalog through the whole line: photos, crops, models, quality, report."""
-    _guarded(lambda: _run(catalog, generator, output, only or [], strict, as_json, verbose, config))
+    if more and not only:
+        raise typer.BadParameter(f"{' '.join(more)}: what are these? SKUs follow --only")
+    skus = [*(only or []), *(more or [])]
+    _guarded(lambda: _run(catalog, generator, output, skus, strict, as_json, verbose, config))
 
 
 @app.command()
