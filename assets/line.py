@@ -98,7 +98,7 @@ def _line(settings: LineSettings) -> dg.AssetsDefinition:
         progress: dg.ResourceParam[ProgressResource],
     ) -> Iterator[dg.AssetMaterialization]:
         selected, upstream = _select(context, catalog)
-        skus = config.products or list(context.partition_keys)
+        skus = config.products or _partition_keys(context)
         opened = open_tools(settings, context.run.run_id, store, generator, catalogs, ledger)
         with opened as tools, event_log_kept_open(context):
             items = _items(skus, config.attempts, tools)
@@ -107,6 +107,16 @@ def _line(settings: LineSettings) -> dg.AssetsDefinition:
                 yield from _record(context, events, tools, progress, by_range=not config.products)
 
     return line
+
+
+def _partition_keys(context: dg.AssetExecutionContext) -> list[str]:
+    if context.has_partition_key or context.has_partition_key_range:
+        return list(context.partition_keys)
+    raise dg.Failure(
+        "This run names no products: launch it over partitions, or list SKUs under `products` in the "
+        "configuration of its op.",
+        allow_retries=False,
+    )
 
 
 class _Selection(NamedTuple):

@@ -99,6 +99,12 @@ def test_a_stage_without_its_inputs_says_which_to_materialize_first(ui):
     assert "materialize product_models first" in text
 
 
+def test_a_run_that_names_no_products_says_how_to_name_them(ui):
+    result = ui.materialize(*ALL)
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert "launch it over partitions" in failure.step_failure_data.user_failure_data.description
+
+
 def test_a_partition_that_left_the_catalog_fails_by_name(ui):
     ui.instance.add_dynamic_partitions("shop_products", ["GHOST"])
     result = ui.materialize(*ALL, partition_key="GHOST")

@@ -97,11 +97,15 @@ def run_catalog(
     }
     loaded = resources["catalogs"].load(settings.catalog_source(catalog))
     skus = _chosen([product.sku for product in loaded.products], only)
+    bad_rows = tuple(loaded.problems)
+    ignored_columns = tuple(column_hint(column) for column in loaded.unknown_columns)
+    del loaded  # the runs work on the snapshot; a large catalog need not be in memory twice
     on_start(len(skus))
     with _records_kept(settings), open_instance(settings) as instance:
         end_orphans(instance)
 
-        def run(names: Sequence[str], config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        def run(names: Sequence[str], config: dict[str, Any] | None = None) -> TrellisError | None:
+            """Why the run failed, or None. Its result, with every event, is not kept."""
             result = dg.materialize(
                 list({id(assets[name]): assets[name] for name in names}.values()),
                 instance=instance,
@@ -115,26 +119,26 @@ def run_catalog(
                 # its work and its workers; left to the end of the process, it would work on until then.
                 gc.collect()
                 raise KeyboardInterrupt
-            return result
+            return None if result.success else _reason(result)
 
-        first = run(["product_catalog"])
-        if not first.success:
-            raise _reason(first)
+        failure = run(["product_catalog"])
+        if failure is not None:
+            raise failure
         size = settings.run.products_per_run
         for start in range(0, len(skus), size):
             before = len(listener.done)
             chunk = skus[start : start + size]
-            result = run([stage.name for stage in STAGES], line_config(catalog.name, chunk))
-            if not result.success and len(listener.done) == before and listener.stopped is None:
-                raise _reason(result)
+            failure = run([stage.name for stage in STAGES], line_config(catalog.name, chunk))
+            if failure is not None and len(listener.done) == before and listener.stopped is None:
+                raise failure
             if listener.stopped is not None:
                 break
         run(["quality_report", "cost_report"])
     return CatalogRun(
         catalog=catalog.name,
         products=tuple(listener.done),
-        bad_rows=tuple(loaded.problems),
-        ignored_columns=tuple(column_hint(column) for column in loaded.unknown_columns),
+        bad_rows=bad_rows,
+        ignored_columns=ignored_columns,
         report=store.location(f"{catalog.name}/report.html"),
         stopped=listener.stopped,
     )
