@@ -117,7 +117,9 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 def home_unavailable(home: Path, error: OSError | SQLAlchemyError) -> StorageUnavailable:
     """Dagster's own files fail (full disk, read-only), in our words."""
     reason = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or type(error).__name__)
-    return StorageUnavailable(
-        f"{home}: Dagster cannot keep its records there ({reason}); free some space, make it writable, or "
-        "set `home` in trellis.toml or DAGSTER_HOME to another folder"
+    way_out = (
+        "another run holds its database: try again when that is done, or use Postgres (docs/how-to/deploy.md)"
+        if "locked" in reason
+        else "free some space, make it writable, or set `home` in trellis.toml or DAGSTER_HOME elsewhere"
     )
+    return StorageUnavailable(f"{home}: Dagster cannot keep its records there ({reason}); {way_out}")
