@@ -6,8 +6,9 @@ The page is for people who look and decide; `quality.parquet` has the same figur
 # Dagster inspects annotations at run time, so they are not deferred in this module.
 import io
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -23,7 +24,7 @@ from trellis_pipeline.errors import BlobMissing
 from trellis_pipeline.storage.store import ArtifactStore
 
 if TYPE_CHECKING:
-    from trellis_pipeline.review.records import ReportProduct
+    from trellis_pipeline.review.records import ReportProduct, ReportTotals
 
 _READERS = 16  # records are small and many; on S3 each one is a round trip
 _UNITS = {"polycount": "", "texture_size": " px", "file_size": " B"}
@@ -42,23 +43,13 @@ def build_quality_report(settings: LineSettings) -> dg.AssetsDefinition:
         description="report.html and quality.parquet: every product, its pictures, figures and verdict.",
     )
     def quality_report(store: ArtifactStoreResource) -> dg.MaterializeResult[None]:
-        from trellis_pipeline.review.records import RunReport, totals_of
-        from trellis_pipeline.review.report import write_report
-
+        # A page of ten thousand products takes more memory than all the runs before it; a process of its own
+        # gives that back, so a long-lived one does not grow with the catalog.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            generator = settings.settings.generation.generator
+            made = pool.submit(make_report, store.url, store.s3_endpoint, store.s3_region, catalog, generator)
+            totals = made.result()
         shelf = store.open()
-        products = tuple(_rows(shelf, catalog))
-        totals = totals_of(products, seconds=sum(product.seconds or 0.0 for product in products))
-        page = write_report(
-            RunReport(
-                catalog=catalog,
-                generator=settings.settings.generation.generator,
-                generated_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-                products=products,
-                totals=totals,
-            )
-        )
-        shelf.write(report_path(catalog), page.encode())
-        shelf.write(quality_table_path(catalog), _table(products))
         return dg.MaterializeResult(
             metadata={
                 "report": dg.MetadataValue.path(shelf.location(report_path(catalog))),
@@ -73,6 +64,30 @@ def build_quality_report(settings: LineSettings) -> dg.AssetsDefinition:
         )
 
     return quality_report
+
+
+def make_report(
+    url: str, s3_endpoint: str | None, s3_region: str | None, catalog: str, generator: str
+) -> "ReportTotals":
+    """Write the page and the table of one catalog into the store at `url`. Runs in a process of its own."""
+    from trellis_pipeline.review.records import RunReport, totals_of
+    from trellis_pipeline.review.report import write_report
+
+    shelf = ArtifactStoreResource(url=url, s3_endpoint=s3_endpoint, s3_region=s3_region).open()
+    products = tuple(_rows(shelf, catalog))
+    totals = totals_of(products, seconds=sum(product.seconds or 0.0 for product in products))
+    page = write_report(
+        RunReport(
+            catalog=catalog,
+            generator=generator,
+            generated_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            products=products,
+            totals=totals,
+        )
+    )
+    shelf.write(report_path(catalog), page.encode())
+    shelf.write(quality_table_path(catalog), _table(products))
+    return totals
 
 
 def _rows(store: ArtifactStore, catalog: str) -> Iterator["ReportProduct"]:
