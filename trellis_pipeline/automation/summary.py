@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from trellis_pipeline.automation.in_process import CatalogRun
 
 
-class ProductSummary(BaseModel):
-    """One product. cost_usd: spent by this run, 0 for what was found. seconds: on the line."""
+@dataclass(frozen=True, slots=True)
+class ProductSummary:
+    """One product. cost_usd: spent by this run, 0 for what was found. seconds: work done by this run.
+
+    A slotted record, because a run keeps one for each of its products until the end.
+    """
 
     sku: str
     status: str
@@ -100,14 +105,13 @@ def product_summary(done: ProductDone, catalog: str, store: ArtifactStore) -> Pr
         return summary
     quality = done.item.maybe(ModelQuality)
     current = quality is not None and done.failed_stage != ModelQuality.stage
-    return summary.model_copy(
-        update={
-            "model_path": store.location(product_path(catalog, sku, "model.glb")),
-            "triangles": model.triangles,
-            "vertices": model.vertices,
-            "max_texture_px": model.max_texture_px,
-            "file_bytes": model.model.size,
-            "cost_usd": model.cost_usd if done.status == "generated" else Decimal(0),
-            "verdict": quality.verdict if quality is not None and current else None,
-        }
+    return replace(
+        summary,
+        model_path=store.location(product_path(catalog, sku, "model.glb")),
+        triangles=model.triangles,
+        vertices=model.vertices,
+        max_texture_px=model.max_texture_px,
+        file_bytes=model.model.size,
+        cost_usd=model.cost_usd if done.status == "generated" else Decimal(0),
+        verdict=quality.verdict if quality is not None and current else None,
     )
