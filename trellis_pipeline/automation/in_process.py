@@ -36,6 +36,10 @@ from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import CatalogError, TrellisError
 
 
+# Dagster keeps every event of a run in this process until the run ends, about 100 kB for each product.
+_MOST_PER_RUN = 200
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogRun:
     """What a run over a catalog came to. stopped: why it ended early, if it did."""
@@ -128,7 +132,7 @@ def run_catalog(
         failure = run(["product_catalog"])
         if failure is not None:
             raise failure
-        size = settings.run.products_per_run
+        size = min(settings.run.products_per_run, _MOST_PER_RUN)
         for start in range(0, len(skus), size):
             before = len(listener.done)
             chunk = skus[start : start + size]
