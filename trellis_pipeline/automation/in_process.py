@@ -35,7 +35,6 @@ from trellis_pipeline.config import CatalogSettings, Settings
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import CatalogError, TrellisError
 
-
 # Dagster keeps every event of a run in this process until the run ends, about 100 kB for each product.
 _MOST_PER_RUN = 200
 
