@@ -6,16 +6,20 @@ give one product two meanings.
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.paths import snapshot_path
+from assets.paths import catalog_problems_path, snapshot_path
 from trellis_pipeline.errors import BlobMissing
 from trellis_pipeline.storage.store import ArtifactStore
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
+    from trellis_pipeline.catalog.readers import CatalogLoad
+    from trellis_pipeline.catalog.rows import RowProblem, UnknownColumn
     from trellis_pipeline.catalog.snapshot import Snapshot
 
 
@@ -46,7 +50,46 @@ def load_snapshot(store: ArtifactStore, catalog: str) -> Snapshot | None:
 
 def load_products(store: ArtifactStore, catalog: str, skus: set[str]) -> dict[str, Product]:
     """The named products of the last snapshot; those it does not have are left out."""
-    snapshot = load_snapshot(store, catalog)
-    if snapshot is None:
+    from trellis_pipeline.catalog.snapshot import products_from_parquet
+
+    try:
+        data = store.read(snapshot_path(catalog))
+    except BlobMissing:
         return {}
-    return {product.sku: product for product in snapshot.products if product.sku in skus}
+    return {product.sku: product for product in products_from_parquet(data, skus)}
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRows:
+    """What the last reading of a catalog came to. ignored_columns: with the name that was probably meant."""
+
+    skus: tuple[str, ...]
+    bad_rows: tuple[RowProblem, ...]
+    ignored_columns: tuple[str, ...]
+
+
+def keep_problems(store: ArtifactStore, catalog: str, loaded: CatalogLoad) -> None:
+    """Write down which rows gave no product and which columns were ignored."""
+    problems = {
+        "bad_rows": [asdict(problem) for problem in loaded.problems],
+        "ignored_columns": [column_hint(column) for column in loaded.unknown_columns],
+    }
+    store.write(catalog_problems_path(catalog), json.dumps(problems).encode())
+
+
+def load_rows(store: ArtifactStore, catalog: str) -> CatalogRows:
+    """The last reading of the catalog, from the snapshot. Raises BlobMissing before the first."""
+    from trellis_pipeline.catalog.rows import RowProblem
+    from trellis_pipeline.catalog.snapshot import skus_from_parquet
+
+    problems = json.loads(store.read(catalog_problems_path(catalog)))
+    return CatalogRows(
+        skus=skus_from_parquet(store.read(snapshot_path(catalog))),
+        bad_rows=tuple(RowProblem(**problem) for problem in problems["bad_rows"]),
+        ignored_columns=tuple(problems["ignored_columns"]),
+    )
+
+
+def column_hint(column: UnknownColumn) -> str:
+    """A column that was ignored, with the one that was probably meant."""
+    return f"{column.name}" + (f" (did you mean {column.did_you_mean}?)" if column.did_you_mean else "")

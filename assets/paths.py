@@ -2,6 +2,7 @@
 
 <catalog>/report.html                     the report, with relative links to everything below
 <catalog>/catalog.parquet                 the last snapshot of the catalog
+<catalog>/catalog_problems.json           its rows that gave no product, and its columns that were ignored
 <catalog>/products/<sku>/model.glb        what a shop takes
 <catalog>/products/<sku>/<stage>.json     the record of each stage: lineage, figures, verdict
 generations/<request_key>.json            what was bought, by request
@@ -24,6 +25,11 @@ def record_path(catalog: str, sku: str, stage: str) -> str:
 def snapshot_path(catalog: str) -> str:
     """The catalog as it was when its partitions were last brought up to date."""
     return f"{catalog}/catalog.parquet"
+
+
+def catalog_problems_path(catalog: str) -> str:
+    """What that snapshot could not take: bad rows and ignored columns."""
+    return f"{catalog}/catalog_problems.json"
 
 
 def report_path(catalog: str) -> str:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from sqlalchemy.exc import IntegrityError
 
-from assets.catalog_snapshot import catalog_version, load_snapshot, partitions_of
+from assets.catalog_snapshot import (
+    catalog_version,
+    column_hint,
+    keep_problems,
+    load_snapshot,
+    partitions_of,
+)
 from assets.opening import LineSettings
 from assets.paths import snapshot_path
 from resources.catalog import CatalogResource
@@ -23,10 +29,10 @@ from trellis_pipeline.storage.store import BlobRef
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.diff import CatalogDiff
     from trellis_pipeline.catalog.readers import CatalogLoad
-    from trellis_pipeline.catalog.rows import UnknownColumn
 
-# Dagster asks its database for all keys of one call at once, and databases limit how many that may be.
-_KEYS_PER_CALL = 10_000
+# Dagster asks its database for all keys of one call at once: databases limit how many that may be, and the
+# statement with all of them stays in memory.
+_KEYS_PER_CALL = 1_000
 _ADD_ATTEMPTS = 5
 _SHOWN = 200
 
@@ -80,6 +86,7 @@ def refresh_snapshot(
     before = load_snapshot(shelf, catalog) if since is None else snapshot_from_parquet(shelf.get_blob(since))
     blob = shelf.put_blob(encode_snapshot(snapshot), ".parquet")
     shelf.publish(snapshot_path(catalog), blob)
+    keep_problems(shelf, catalog, loaded)
     return diff_snapshots(before, snapshot), blob
 
 
@@ -133,11 +140,6 @@ def _metadata(loaded: "CatalogLoad", diff: "CatalogDiff", seconds: float) -> dic
             else {}
         ),
     }
-
-
-def column_hint(column: "UnknownColumn") -> str:
-    """A column that was ignored, with the one that was probably meant."""
-    return f"{column.name}" + (f" (did you mean {column.did_you_mean}?)" if column.did_you_mean else "")
 
 
 def _names(label: str, skus: Sequence[str]) -> dict[str, Any]:

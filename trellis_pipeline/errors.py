@@ -1,6 +1,8 @@
 """
 TrellisError
 ├── ConfigError              the user can fix it in trellis.toml or the environment
+│   ├── RequestInvalid         a request is outside the API document; names each field
+│   └── ProviderRefusesAccess  the provider does not take our key: stop the run, not the product
 ├── CatalogError             the catalog as a whole cannot be read (a bad row is a RowProblem, not an error)
 ├── ProductError             one product failed; the others go on
 │   ├── SourceImageError       the photo cannot be fetched or decoded
@@ -10,9 +12,13 @@ TrellisError
 │   └── GenerationError        the generator gave no model; .retryable, .billable
 │       ├── ProviderRejected     the request will never succeed as it is
 │       ├── ProviderBusy         retryable: nothing was bought
+│       ├── TaskFailed           accepted, then failed: another attempt is another purchase
+│       ├── ResultLost           paid, but the file can no longer be fetched
 │       └── OutcomeUnknown       submitted, answer lost: ask before buying again
 ├── ProductHeld              triage holds one product back until a person looks; not a failure
 ├── BudgetExceeded           the wall held; says which scope and how much was left
+│   └── SpendingPaused         somebody pulled the kill switch
+├── OutOfCredit              the provider account is empty: stop buying, keep what is finished
 ├── LedgerError              an event that would make the books wrong was refused
 └── StorageError             the artifact store failed
     ├── BlobMissing            no such blob or path
@@ -25,6 +31,28 @@ succeed later; `billable` says that money may have been spent although no model 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    """One field that is wrong. path: as on the wire, for example `settings.texSlat.steps`.
+
+    code: the API's word for it (`missingParameter`, `unknownParameter`, `invalidValue`, ...).
+    allowed: the allowed values where they can be listed, else empty.
+    """
+
+    path: str
+    message: str
+    code: str = "invalidValue"
+    allowed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" + (
+            f"; allowed are {', '.join(self.allowed)}" if self.allowed else ""
+        )
+
 
 class TrellisError(Exception):
     """Base of everything this project raises on purpose. The message names the thing and the way out."""
@@ -35,6 +63,18 @@ class TrellisError(Exception):
 
 class ConfigError(TrellisError):
     """A setting is unknown, missing or out of range. Fix trellis.toml or the environment."""
+
+
+class RequestInvalid(ConfigError):
+    """A request is outside the API document. Each fault names the field's path and what is allowed."""
+
+    def __init__(self, faults: Sequence[FieldFault]) -> None:
+        super().__init__("; ".join(str(fault) for fault in faults))
+        self.faults = tuple(faults)
+
+
+class ProviderRefusesAccess(ConfigError):
+    """The provider does not accept the API key, or the key may not do this. Every further call would fail."""
 
 
 class CatalogError(TrellisError):
@@ -75,6 +115,18 @@ class ProviderBusy(GenerationError):
     retryable = True
 
 
+class TaskFailed(GenerationError):
+    """The provider accepted the task and could not finish it. Trying again is a new task with a new price."""
+
+    retryable = True
+
+
+class ResultLost(GenerationError):
+    """The provider made and billed the model, but its file is gone. Only another purchase brings one."""
+
+    billable = True
+
+
 class OutcomeUnknown(GenerationError):
     """The request may have been accepted and billed, but the answer was lost. Ask before buying again."""
 
@@ -88,6 +140,14 @@ class ProductHeld(TrellisError):
 
 class BudgetExceeded(TrellisError):
     """A reservation would have crossed a budget, so nothing was spent."""
+
+
+class SpendingPaused(BudgetExceeded):
+    """The kill switch is on, so nothing may be reserved. `trellis-pipeline costs resume` lifts it."""
+
+
+class OutOfCredit(TrellisError):
+    """The provider account has no credit left. Top it up and run again; what is finished is kept."""
 
 
 class LedgerError(TrellisError):

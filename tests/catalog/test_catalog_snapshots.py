@@ -24,6 +24,8 @@ from trellis_pipeline.catalog.readers import load_catalog
 from trellis_pipeline.catalog.snapshot import (
     Snapshot,
     encode_snapshot,
+    products_from_parquet,
+    skus_from_parquet,
     snapshot_from_parquet,
     snapshot_to_parquet,
     take_snapshot,
@@ -67,6 +69,15 @@ def test_a_snapshot_comes_back_as_it_was(snapshot):
     assert snapshot_from_parquet(data) == snapshot
     assert encode_snapshot(snapshot) == data
     assert snapshot_to_parquet(snapshot.products, _states(snapshot)) == data
+
+
+def test_a_run_can_take_just_its_products_from_a_large_snapshot():
+    products = [product(f"A{i:05d}", title=f"No. {i}") for i in range(5000)]
+    data = snapshot_to_parquet(products)
+    assert products_from_parquet(data, {"A04999", "A00000", "gone"}) == (products[0], products[4999])
+    assert skus_from_parquet(data) == tuple(p.sku for p in products)
+    with pytest.raises(CatalogError, match="snapshot"):
+        products_from_parquet(data[:-9], {"A00000"})
 
 
 def test_the_empty_snapshot_comes_back():

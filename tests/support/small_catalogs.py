@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -112,12 +112,12 @@ class InstantGenerator:
 
     async def generate(
         self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
-    ) -> GeneratedModel:
+    ) -> Sequence[GeneratedModel]:
         if request.seed in self.refuse:
             raise ProviderRejected(f"seed {request.seed} is refused")
         self.billed.append((image.sha256, request.seed))
         progress(1.0)
-        return GeneratedModel(box_glb(), request.seed, Decimal(self.cost), 0.001, raw_cost_text=self.cost)
+        return [GeneratedModel(box_glb(), request.seed, Decimal(self.cost), 0.001, raw_cost_text=self.cost)]
 
 
 class InstantGeneratorResource(GeneratorResource):

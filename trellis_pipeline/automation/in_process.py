@@ -15,8 +15,8 @@ from typing import Any
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
+from assets.catalog_snapshot import load_rows
 from assets.line import STAGES
-from assets.product_catalog import column_hint
 from assets.stream import ProductDone, RunStopped
 from resources.generator import GeneratorResource
 from resources.progress import ProgressResource
@@ -98,12 +98,6 @@ def run_catalog(
         for key in asset.keys
         if key.path[0] == catalog.name
     }
-    loaded = resources["catalogs"].load(settings.catalog_source(catalog))
-    skus = _chosen([product.sku for product in loaded.products], only)
-    bad_rows = tuple(loaded.problems)
-    ignored_columns = tuple(column_hint(column) for column in loaded.unknown_columns)
-    del loaded  # the runs work on the snapshot; a large catalog need not be in memory twice
-    on_start(len(skus))
     with _records_kept(settings), open_instance(settings) as instance:
         end_orphans(instance)
 
@@ -131,6 +125,9 @@ def run_catalog(
         failure = run(["product_catalog"])
         if failure is not None:
             raise failure
+        rows = load_rows(store, catalog.name)
+        skus = _chosen(rows.skus, only)
+        on_start(len(skus))
         size = min(settings.run.products_per_run, _MOST_PER_RUN)
         for start in range(0, len(skus), size):
             before = len(listener.done)
@@ -144,8 +141,8 @@ def run_catalog(
     return CatalogRun(
         catalog=catalog.name,
         products=tuple(listener.done),
-        bad_rows=bad_rows,
-        ignored_columns=ignored_columns,
+        bad_rows=rows.bad_rows,
+        ignored_columns=rows.ignored_columns,
         report=store.location(f"{catalog.name}/report.html"),
         stopped=listener.stopped,
     )
@@ -156,7 +153,7 @@ def _loggers(verbose: bool) -> dict[str, Any]:
     return {"loggers": {"console": {"config": {"log_level": "INFO" if verbose else "CRITICAL"}}}}
 
 
-def _chosen(skus: list[str], only: Sequence[str]) -> list[str]:
+def _chosen(skus: Sequence[str], only: Sequence[str]) -> Sequence[str]:
     if not only:
         return skus
     unknown = sorted(set(only) - set(skus))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from trellis_pipeline.catalog.product import Product, Scalar
 from trellis_pipeline.errors import CatalogError
@@ -18,8 +20,12 @@ from trellis_pipeline.errors import CatalogError
 FORMAT_KEY = b"trellis_pipeline.snapshot"
 FORMAT_VERSION = b"1"
 
+# Written and read in pieces of this many rows, so that memory does not follow the size of the catalog.
+_BATCH_ROWS = 2_000
+
 _NO_SETTINGS: Mapping[str, Scalar] = MappingProxyType({})
 _TEXT = ("sku", "image", "title", "category", "settings", "row_hash", "image_state")
+_BESIDE = ("settings", "row_hash", "image_state")
 _LENGTHS = ("width_m", "height_m", "depth_m")
 
 
@@ -62,47 +68,99 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    products = snapshot.products
-    text: dict[str, list[str] | tuple[str, ...]] = {
-        "sku": [product.sku for product in products],
-        "image": [product.image for product in products],
-        "title": [product.title for product in products],
-        "category": [product.category for product in products],
-        "settings": [_settings_text(product.settings) for product in products],
-        "row_hash": snapshot.row_hashes,
-        "image_state": snapshot.image_states,
-    }
-    arrays = {name: pa.array(text[name], pa.string()) for name in _TEXT}
-    for name in _LENGTHS:
-        arrays[name] = pa.array([getattr(product, name) for product in products], pa.float64())
-    arrays["row"] = pa.array([product.row for product in products], pa.int64())
-    table = pa.table(arrays).replace_schema_metadata({FORMAT_KEY: FORMAT_VERSION})
+    types = {name: pa.string() for name in _TEXT} | {name: pa.float64() for name in _LENGTHS}
+    schema = pa.schema([*types.items(), ("row", pa.int64())], metadata={FORMAT_KEY: FORMAT_VERSION})
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=["category", "settings"])
+    with pq.ParquetWriter(
+        sink, schema, compression="zstd", use_dictionary=["category", "settings"]
+    ) as writer:
+        for start in range(0, max(len(snapshot.products), 1), _BATCH_ROWS):
+            writer.write_batch(pa.record_batch(_columns(snapshot, start, start + _BATCH_ROWS), schema=schema))
     return sink.getvalue()
+
+
+def _columns(snapshot: Snapshot, start: int, end: int) -> dict[str, list[Any]]:
+    products = snapshot.products[start:end]
+    own = (*(name for name in _TEXT if name not in _BESIDE), *_LENGTHS, "row")
+    return {
+        **{name: [getattr(product, name) for product in products] for name in own},
+        "settings": [_settings_text(product.settings) for product in products],
+        "row_hash": list(snapshot.row_hashes[start:end]),
+        "image_state": list(snapshot.image_states[start:end]),
+    }
 
 
 def snapshot_from_parquet(data: bytes) -> Snapshot:
     """The snapshot that `encode_snapshot` wrote. Raises CatalogError if `data` is anything else."""
+    products: list[Product] = []
+    hashes: list[str] = []
+    states: list[str] = []
+    with _damage_named():
+        for columns in _batches(data):
+            products += _products(columns)
+            hashes += columns["row_hash"]
+            states += columns["image_state"]
+    return Snapshot(tuple(products), tuple(hashes), tuple(states))
+
+
+def products_from_parquet(data: bytes, skus: Collection[str]) -> tuple[Product, ...]:
+    """Only the products named, in catalog order; what the snapshot lacks is left out.
+
+    Raises CatalogError as `snapshot_from_parquet` does.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array(sorted(skus), pa.string())
+    with _damage_named():
+        return tuple(
+            product
+            for columns in _batches(data, lambda batch: pc.is_in(batch.column("sku"), value_set=wanted))
+            for product in _products(columns)
+        )
+
+
+def skus_from_parquet(data: bytes) -> tuple[str, ...]:
+    """The SKUs alone, in catalog order. Raises CatalogError as `snapshot_from_parquet` does."""
+    with _damage_named():
+        return tuple(sku for columns in _batches(data, names=("sku",)) for sku in columns["sku"])
+
+
+def _batches(
+    data: bytes,
+    keep: Callable[[Any], Any] | None = None,
+    names: Sequence[str] = (*_TEXT, *_LENGTHS, "row"),
+) -> Iterator[dict[str, list[Any]]]:
+    """The columns as Python values, some thousand rows at a time. keep: which rows of a batch to take."""
     import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(io.BytesIO(data))
-        if (table.schema.metadata or {}).get(FORMAT_KEY) != FORMAT_VERSION:
-            raise CatalogError("this Parquet file is no catalog snapshot of a version this program can read")
-        columns = {name: table.column(name).to_pylist() for name in (*_TEXT, *_LENGTHS, "row")}
-        settings = {text: _settings(text) for text in set(columns["settings"])}
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise CatalogError(f"the catalog snapshot is damaged ({error}); delete it to start anew") from error
-    products = tuple(
+    file = pq.ParquetFile(io.BytesIO(data))
+    if (file.schema_arrow.metadata or {}).get(FORMAT_KEY) != FORMAT_VERSION:
+        raise CatalogError("this Parquet file is no catalog snapshot of a version this program can read")
+    for batch in file.iter_batches(_BATCH_ROWS, columns=list(names)):
+        chosen = batch.filter(keep(batch)) if keep else batch
+        yield {name: chosen.column(name).to_pylist() for name in names}
+
+
+def _products(columns: Mapping[str, list[Any]]) -> list[Product]:
+    settings = {text: _settings(text) for text in set(columns["settings"])}
+    names = ("sku", "image", "title", "category", *_LENGTHS, "settings", "row")
+    return [
         Product(sku, image, title, category, width, height, depth, settings[own], row)
         for sku, image, title, category, width, height, depth, own, row in zip(
-            *(columns[name] for name in ("sku", "image", "title", "category", *_LENGTHS, "settings", "row")),
-            strict=True,
+            *(columns[name] for name in names), strict=True
         )
-    )
-    return Snapshot(products, tuple(columns["row_hash"]), tuple(columns["image_state"]))
+    ]
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise CatalogError(f"the catalog snapshot is damaged ({error}); delete it to start anew") from error
 
 
 def _settings_text(settings: Mapping[str, Scalar]) -> str:

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.types import TypeEngine
@@ -144,4 +145,62 @@ scope_totals = Table(
     Column("key", Text, primary_key=True),
     Column("settled", Usd, nullable=False),
     Column("reserved", Usd, nullable=False),
+)
+
+# The journal of intents (`purchasing.journal`): what was asked of a generator, or is about to be. It stands
+# in the ledger's database because an intent and its reservation are written in one transaction.
+intents = Table(
+    "intents",
+    metadata,
+    Column("task_uuid", Text, primary_key=True),
+    Column("request_key", Text, nullable=False),
+    Column("number", Integer, nullable=False),  # 1 for the first purchase of this request, 2 for the next
+    Column("catalog", Text, nullable=False),
+    Column("sku", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("generator", Text, nullable=False),
+    Column("reservation_id", Text, nullable=False),
+    Column("state", Text, nullable=False),  # open, done, failed
+    Column("owner", Text, nullable=False),  # who is at it: host, process and its start; empty for nobody
+    Column("lease_until", UtcTime, nullable=False),
+    Column("made_at", UtcTime, nullable=False),
+    Column("submitted_at", UtcTime),  # the last time it was handed to the provider
+    Column("ended_at", UtcTime),
+    Column("called_back_at", UtcTime),  # when a webhook last said that there is news
+    Column("token_sha256", Text, nullable=False),  # of the webhook's token; empty where there is none
+    Column("token_used_at", UtcTime),
+    Column("cause", Text, nullable=False),
+    UniqueConstraint("request_key", "number", name="intents_one_of_each_number"),
+)
+Index("intents_by_state", intents.c.state)
+
+# The kill switch: a row means that spending is paused.
+switches = Table(
+    "switches",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("since", UtcTime, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+# Which budget alerts were given, so that each is given once. cap: what it was about; a new cap alerts anew.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("percent", Integer, primary_key=True),
+    Column("cap", Usd, primary_key=True),
+    Column("ts", UtcTime, nullable=False),
+)
+
+# What the provider said is left in the account, for reconciliation.
+balances = Table(
+    "balances",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    Column("ts", UtcTime, nullable=False),
+    Column("generator", Text, nullable=False),
+    Column("amount", Usd, nullable=False),
+    Column("raw_text", Text, nullable=False),
 )

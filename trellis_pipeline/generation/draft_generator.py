@@ -6,7 +6,7 @@ What it makes is a stand-in, and everything that shows it says so.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -35,8 +35,10 @@ class DraftGenerator:
 
     async def generate(
         self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
-    ) -> GeneratedModel:
-        """One blockout. `decimationTarget` and `textureSize` are upper limits; the samplers do not apply.
+    ) -> Sequence[GeneratedModel]:
+        """One blockout, however many are asked for: all would be alike.
+
+        `decimationTarget` and `textureSize` are upper limits; the samplers do not apply.
 
         Raises MeshError or GenerationError for a crop that has no usable silhouette.
         """
@@ -55,10 +57,11 @@ class DraftGenerator:
         built = await self._run_cpu(build_draft, image.png, options, {})
         made = built.value
         progress(1.0)
-        return GeneratedModel(
+        model = GeneratedModel(
             glb=made.glb,
             seed=request.seed,
             cost_usd=Decimal(0),
             seconds=built.seconds,
             provenance={"draft": True, "method": made.method, "depth_ratio": round(made.depth_ratio, 4)},
         )
+        return [model]

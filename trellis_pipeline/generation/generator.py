@@ -6,7 +6,7 @@ costs is a figure it reports, and what happens to the bytes is its caller's affa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
@@ -53,15 +53,18 @@ class InputImage:
 class GeneratedModel:
     """What came back: the GLB, the seed that was really used, and what the generator says it cost.
 
-    raw_cost_text keeps the provider's number to the letter, for the ledger. seconds: generation time as the
-    generator measured it. provenance: JSON-able facts for the birth certificate.
+    cost_usd: None where the provider named no price, or none that can be believed. raw_cost_text keeps its
+    number to the letter, for the ledger. seconds: generation time as the generator measured it. result_id:
+    the provider's name for this file, "" where it has none. provenance: JSON-able facts for the birth
+    certificate.
     """
 
     glb: bytes
     seed: int
-    cost_usd: Decimal
+    cost_usd: Decimal | None
     seconds: float
     raw_cost_text: str = ""
+    result_id: str = ""
     provenance: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -82,8 +85,42 @@ class Generator(Protocol):
 
     async def generate(
         self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
-    ) -> GeneratedModel:
-        """Make one model.
+    ) -> Sequence[GeneratedModel]:
+        """Make what was asked for: `request.numberResults` models, at least one where some of them failed.
 
         Raises GenerationError or one of its kinds; `.retryable` and `.billable` say what may be done next.
+        """
+
+
+class RemoteGenerator(Generator, Protocol):
+    """A generator at the other end of a network, where an answer can get lost after the work was accepted.
+
+    Its work is split so that the caller can write down what it is about to do. A task is known by a UUID that
+    the caller chooses, and the provider does the work for one UUID at most once.
+    """
+
+    async def submit(
+        self, task_uuid: str, request: GenerationRequest, image: InputImage, webhook_url: str | None = None
+    ) -> None:
+        """Hand the task in; returns when the provider has it, also if it had it before.
+
+        Raises ProviderRejected or ProviderBusy where it certainly does not have it, OutcomeUnknown where it
+        may, ProviderRefusesAccess and OutOfCredit where no task would be taken.
+        """
+
+    async def knows(self, task_uuid: str) -> bool:
+        """Whether the provider has, or had, this task. False may also mean: not visible yet."""
+
+    async def collect(
+        self,
+        task_uuid: str,
+        request: GenerationRequest,
+        progress: Progress = no_progress,
+        hurry: Callable[[], bool] = lambda: False,
+    ) -> Sequence[GeneratedModel]:
+        """Wait until the task is done and fetch its files. Can be called again at any time.
+
+        hurry: asked between polls; True means that the provider has called back, so that the next poll comes
+        at once. Raises TaskFailed or ProviderRejected as the task's verdict, ResultLost where its files are
+        gone, OutcomeUnknown where it is still not done at the deadline.
         """

@@ -93,7 +93,7 @@ async def buy(
     amount = await asyncio.to_thread(_reservation, ledger, scope, generator, order)
     reservation = await _reserve(ledger, amount, scope, budgets)
     try:
-        made = await generator.generate(order.request, order.image)
+        made = (await generator.generate(order.request, order.image))[0]
     except GenerationError as error:
         if not error.billable:
             await asyncio.to_thread(ledger.release, reservation, type(error).__name__)
@@ -109,7 +109,7 @@ async def buy(
         purchase = _keep(store, order, generator, made)
         ledger.settle(
             reservation,
-            made.cost_usd,
+            purchase.cost_usd,
             source="provider_cost" if made.raw_cost_text else "price_list",
             raw_cost_text=made.raw_cost_text,
             seconds=made.seconds,
@@ -172,7 +172,7 @@ def _keep(store: ArtifactStore, order: Order, generator: Generator, made: Genera
         "generator": str(generator.identity),
         "glb": {"sha256": glb.sha256, "size": glb.size, "suffix": glb.suffix},
         "seed": made.seed,
-        "cost_usd": str(made.cost_usd),
+        "cost_usd": str(made.cost_usd or 0),
         "seconds": round(made.seconds, 6),
         "provenance": dict(made.provenance),
     }
@@ -181,14 +181,14 @@ def _keep(store: ArtifactStore, order: Order, generator: Generator, made: Genera
         other = find_generation(store, order)
         if other is not None:
             # Two runs made the same model at once: both paid, and both use the one that was first.
-            return replace(other, reused=False, cost_usd=made.cost_usd)
+            return replace(other, reused=False, cost_usd=made.cost_usd or Decimal(0))
         # The certificate outlived its bytes (a cleaned bucket): this generation replaces it.
         store.write(_certificate_path(order), data)
     return Purchase(
         request_key=order.request_key,
         glb=glb,
         seed=made.seed,
-        cost_usd=made.cost_usd,
+        cost_usd=made.cost_usd or Decimal(0),
         seconds=made.seconds,
         reused=False,
         provenance=cast("Mapping[str, Any]", made.provenance),
