@@ -66,7 +66,8 @@ def test_a_killed_run_leaves_nothing_half_written_and_the_next_one_finishes(tmp_
 def test_a_run_whose_process_number_was_given_to_another_is_an_orphan_too(tmp_path):
     import dagster as dg
 
-    from trellis_pipeline.automation.instance import PROCESS_TAG, end_orphans, this_process
+    from trellis_pipeline.automation.instance import PROCESS_TAG, end_orphans
+    from trellis_pipeline.purchasing.processes import this_process
 
     @dg.op
     def nothing():

@@ -27,13 +27,13 @@ from trellis_pipeline.automation.instance import (
     end_orphans,
     home_unavailable,
     open_instance,
-    this_process,
 )
 from trellis_pipeline.automation.summary import ProductSummary, product_summary
 from trellis_pipeline.catalog.rows import RowProblem
 from trellis_pipeline.config import CatalogSettings, Settings
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import CatalogError, TrellisError
+from trellis_pipeline.purchasing.processes import this_process
 
 # Dagster keeps every event of a run in this process until the run ends, about 100 kB for each product.
 _MOST_PER_RUN = 200

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
-import socket
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trellis_pipeline.config import Settings
 from trellis_pipeline.errors import StorageUnavailable
+from trellis_pipeline.purchasing.processes import is_gone
 
 PROCESS_TAG = "trellis/process"
 
@@ -65,38 +64,11 @@ def _moved(text: str, here: str) -> bool:
     return found is not None and found[2] != here
 
 
-def this_process() -> str:
-    """The value of PROCESS_TAG for runs that this process executes itself."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_birth(os.getpid())}"
-
-
 def end_orphans(instance: dg.DagsterInstance) -> None:
     """Mark runs as failed whose process on this machine is gone, killed before it could say so."""
     for run in instance.get_runs(dg.RunsFilter(statuses=list(_UNFINISHED))):
-        where, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
-        pid, _, birth = process.partition(":")
-        if where == socket.gethostname() and pid.isdecimal() and not _is_alive(int(pid), birth):
+        if is_gone(run.tags.get(PROCESS_TAG, "")):
             instance.report_run_failed(run, "the process that executed this run was killed")
-
-
-def _is_alive(pid: int, birth: str) -> bool:
-    """Whether that very process still runs. In a container, the next one often gets the same number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return _birth(pid) == birth
-
-
-def _birth(pid: int) -> str:
-    """When the process began, in clock ticks since boot (proc(5), field 22); empty without a /proc."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return after_name[19]
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:

@@ -108,11 +108,13 @@ class Ledger:
         scope: SpendScope,
         budgets: Budgets,
         *,
+        reservation_id: str | None = None,
         price_book_version: str = "",
         also: Also | None = None,
     ) -> Reservation:
         """Set `amount` USD aside in all five scopes, or in none.
 
+        reservation_id: a name that no reservation had before; a random one if left out.
         also: more to write in the same transaction, for example the journal's intent; if it raises, nothing
         was reserved.
 
@@ -121,9 +123,9 @@ class Ledger:
         amount = checked(amount, "a reservation")
         scope = storable(scope)
         now = self._clock().astimezone(UTC)
-        reservation = Reservation(uuid.uuid4().hex, amount, scope, now.date(), now)
+        reservation = Reservation(reservation_id or uuid.uuid4().hex, amount, scope, now.date(), now)
         keys = scope.keys(reservation.day)
-        with self._write() as connection:
+        with self.writing() as connection:
             after = self._add(connection, keys, settled=ZERO, reserved=amount)
             before = {name: (settled, reserved - amount) for name, (settled, reserved) in after.items()}
             refusal = wall.refusal(wall.headroom(keys, before, budgets), amount)
@@ -168,7 +170,7 @@ class Ledger:
         amount = checked(amount, "a settlement")
         if not (math.isfinite(seconds) and seconds >= 0):
             raise LedgerError(f"a generation cannot have taken {seconds} seconds; not booked")
-        with self._write() as connection:
+        with self.writing() as connection:
             stored = take(connection, reservation.id)
             append(
                 connection,
@@ -193,7 +195,7 @@ class Ledger:
 
         Raises LedgerError where the reservation was settled or released before, or never made.
         """
-        with self._write() as connection:
+        with self.writing() as connection:
             stored = take(connection, reservation.id)
             append(
                 connection,
@@ -215,7 +217,7 @@ class Ledger:
         Raises LedgerError where it was not settled, or where refunds would exceed what was settled.
         """
         amount = checked(amount, "a refund")
-        with self._write() as connection:
+        with self.writing() as connection:
             # Whoever refunds at the same time waits here, because the total row is taken first.
             self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
             stored = reserved_as(connection, reservation_id)
@@ -251,7 +253,7 @@ class Ledger:
         now = self._clock().astimezone(UTC)
         scope = storable(scope)
         entry = Reservation("", ZERO, scope, now.date(), now)
-        with self._write() as connection:
+        with self.writing() as connection:
             append(
                 connection,
                 entry,
@@ -338,7 +340,7 @@ class Ledger:
 
     def rebuild(self) -> None:
         """Make the running totals anew from the events."""
-        with self._write() as connection:
+        with self.writing() as connection:
             # Adding nothing takes the lock that every other writer takes first.
             self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
             audit.rewrite(connection)
@@ -355,7 +357,8 @@ class Ledger:
             yield connection
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes, for tables that stand beside the books. One at a time in SQLite."""
         with database_errors(self._url), self._gate, self._engine.begin() as connection:
             yield connection
 

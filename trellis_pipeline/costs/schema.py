@@ -152,14 +152,13 @@ scope_totals = Table(
 intents = Table(
     "intents",
     metadata,
-    Column("task_uuid", Text, primary_key=True),
+    Column("task_uuid", Text, primary_key=True),  # also the id of its reservation
     Column("request_key", Text, nullable=False),
     Column("number", Integer, nullable=False),  # 1 for the first purchase of this request, 2 for the next
     Column("catalog", Text, nullable=False),
     Column("sku", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("generator", Text, nullable=False),
-    Column("reservation_id", Text, nullable=False),
     Column("state", Text, nullable=False),  # open, done, failed
     Column("owner", Text, nullable=False),  # who is at it: host, process and its start; empty for nobody
     Column("lease_until", UtcTime, nullable=False),
