@@ -47,6 +47,8 @@ _CHECK_TEXTS = {
     "silhouette": "Seen from the front, the outline matches the photo's.",
 }
 _NAMED_FAILURES = 20
+# A command that takes several Dagster runs names itself here, so that one `run_usd` covers all of them.
+SPENDING_RUN_TAG = "trellis/spending_run"
 
 
 class LineConfig(dg.Config):
@@ -99,7 +101,8 @@ def _line(settings: LineSettings) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetMaterialization]:
         selected, upstream = _select(context, catalog)
         skus = config.products or _partition_keys(context)
-        opened = open_tools(settings, context.run.run_id, store, generator, catalogs, ledger)
+        spending_run = context.run.tags.get(SPENDING_RUN_TAG, context.run.run_id)
+        opened = open_tools(settings, spending_run, store, generator, catalogs, ledger)
         with opened as tools, event_log_kept_open(context):
             items = _items(skus, config.attempts, tools)
             # Closed before the tools are: a run stopped from outside ends its work first.

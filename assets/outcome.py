@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import pydantic
@@ -15,7 +16,7 @@ _FILE = "problem.json"
 
 
 class Problem(BaseModel):
-    """status: `held` by triage or `failed`; stage and reason say where and why. run_id: Dagster's run."""
+    """status: `held` by triage or `failed`; stage and reason say where and why. run_id: as in the ledger."""
 
     model_config = ConfigDict(frozen=True)
     status: Literal["held", "failed"]
@@ -30,9 +31,11 @@ def save_problem(store: ArtifactStore, catalog: str, sku: str, problem: Problem)
     store.write(product_path(catalog, sku, _FILE), problem.model_dump_json(indent=1).encode())
 
 
-def clear_problem(store: ArtifactStore, catalog: str, sku: str) -> None:
-    """The product made it."""
-    store.delete(product_path(catalog, sku, _FILE))
+def clear_problem(store: ArtifactStore, catalog: str, sku: str, stages: Collection[str]) -> None:
+    """The product made it through these stages. A problem at another stage is none of their business."""
+    problem = load_problem(store, catalog, sku)
+    if problem is not None and problem.stage in stages:
+        store.delete(product_path(catalog, sku, _FILE))
 
 
 def load_problem(store: ArtifactStore, catalog: str, sku: str) -> Problem | None:

@@ -42,12 +42,16 @@ def _attempt(item: LineItem, base_key: str) -> int:
     return made.attempt if made is not None and made.base_key == base_key else 1
 
 
+def wanted(item: LineItem, tools: LineTools, png: bytes = b"") -> Order:
+    """What a run would order for this product now. A quote does without the picture."""
+    base_key = _order(item, tools, attempt=1).request_key
+    return _order(item, tools, _attempt(item, base_key), png)
+
+
 def identity(item: LineItem, tools: LineTools) -> tuple[object, ...]:
     """Everything that shapes the generation, and what is written into the file afterwards."""
-    base_key = _order(item, tools, attempt=1).request_key
-    attempt = _attempt(item, base_key)
     return (
-        _order(item, tools, attempt).request_key,
+        wanted(item, tools).request_key,
         item.product.title,
         item.product.dimensions_m,
         tools.preview_px,
@@ -61,8 +65,8 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
     crop = item.need(ProductCrop)
     png = await asyncio.to_thread(tools.store.get_blob, crop.crop)
     base_key = _order(item, tools, attempt=1).request_key
-    order = _order(item, tools, _attempt(item, base_key), png)
-    if _is_held(crop, tools) and await asyncio.to_thread(find_generation, tools.store, order) is None:
+    order = wanted(item, tools, png)
+    if is_held(crop, tools) and await asyncio.to_thread(find_generation, tools.store, order) is None:
         reasons = "; ".join(flag.message for flag in crop.flags)
         raise ProductHeld(f'triage: {reasons} (to go on, fix the photo or set [triage] hold = "never")')
     purchase = await buy(order, tools.generator, tools.ledger, tools.store, tools.budgets)
@@ -102,7 +106,8 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
     )
 
 
-def _is_held(crop: ProductCrop, tools: LineTools) -> bool:
+def is_held(crop: ProductCrop, tools: LineTools) -> bool:
+    """Whether triage holds this crop back from being bought."""
     return bool(crop.flags) and (tools.hold == "always" or (tools.hold == "paid" and tools.generator.paid))
 
 

@@ -223,7 +223,8 @@ async def _carry(
             logger.exception("sku %s: unexpected error in %s", item.product.sku, stage.name)
             return await end_with("failed", stage.name, f"unexpected {type(error).__name__}: {error}")
         await report(StageDone(item, stage, item.records[stage.name], stage.name in item.fresh))
-    await asyncio.to_thread(clear_problem, tools.store, tools.catalog, item.product.sku)
+    passed = {stage.name for stage in stages}
+    await asyncio.to_thread(clear_problem, tools.store, tools.catalog, item.product.sku, passed)
     await report(ProductDone(item, _status(item), _work_seconds(item)))
     return None
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LineTools:
-    """fetch: photo bytes by location; end_fetching closes its connections, in the same event loop.
+    """run_id: the run that money is booked on, and whose `run_usd` holds; may span several of Dagster's.
+
+    fetch: photo bytes by location; end_fetching closes its connections, in the same event loop.
 
     request: the validated request for a product and its attempt.
     """

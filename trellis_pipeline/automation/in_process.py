@@ -7,6 +7,7 @@ reports are made in a run of their own, so that a failed product does not keep t
 from __future__ import annotations
 
 import gc
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
 from assets.catalog_snapshot import load_rows
-from assets.line import STAGES
+from assets.line import SPENDING_RUN_TAG, STAGES
 from assets.stream import ProductDone, RunStopped
 from resources.generator import GeneratorResource
 from resources.progress import ProgressResource
@@ -98,6 +99,11 @@ def run_catalog(
         for key in asset.keys
         if key.path[0] == catalog.name
     }
+    tags = {
+        CATALOG_TAG: catalog.name,
+        PROCESS_TAG: this_process(),
+        SPENDING_RUN_TAG: str(uuid.uuid4()),
+    }
     with _records_kept(settings), open_instance(settings) as instance:
         end_orphans(instance)
 
@@ -109,7 +115,7 @@ def run_catalog(
                 resources=resources,
                 run_config={**(config or {}), **_loggers(verbose)},
                 raise_on_error=False,
-                tags={CATALOG_TAG: catalog.name, PROCESS_TAG: this_process()},
+                tags=tags,
             )
             interrupted = _was_interrupted(result)
             reason = None if result.success else _reason(result)
