@@ -121,16 +121,21 @@ def headroom(
     )
 
 
-def refusal(room: Headroom, amount: Decimal) -> str | None:
-    """Why `amount` cannot be reserved, naming the first scope whose cap it would cross; None if it can.
+def obstacle(room: Headroom, amount: Decimal) -> ScopeState | None:
+    """The first scope whose cap `amount` would cross; None if it can be reserved.
 
     room: how the scopes stand before the reservation.
     """
     for state in room.states:
         if state.cap is not None and state.settled + state.reserved + amount > state.cap:
-            return (
-                f"budget of {state}; {format_usd(amount)} more would cross it, so nothing was bought. "
-                f"Raise {state.scope}_usd under [budget] in trellis.toml, or wait until open reservations "
-                "are settled"
-            )
+            return state
     return None
+
+
+def refusal(state: ScopeState, amount: Decimal) -> str:
+    """Why `amount` cannot be reserved in this scope, and what can be done about it."""
+    return (
+        f"budget of {state}; {format_usd(amount)} more would cross it, so nothing was bought. "
+        f"Raise {state.scope}_usd under [budget] in trellis.toml, or wait until open reservations "
+        "are settled"
+    )

@@ -6,6 +6,8 @@ budgets already reduced by all the others. Spending is therefore two events: `re
 money stays set aside: `settled + reserved <= cap` holds at every instant for every scope, as long as no
 settlement is larger than its reservation; where one is, the overrun is reported.
 
+Alerts at a share of a cap and the kill switch live in the same transactions.
+
 One transaction covers all five scopes. SQLite lets one writer in at a time; in Postgres the row of the
 `total` scope is locked first by everyone, which comes to the same without any retries.
 """
@@ -24,18 +26,17 @@ from typing import Any, Self
 from sqlalchemy import URL, Connection, Engine, func, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from trellis_pipeline.costs import audit
+from trellis_pipeline.costs import audit, history, switch
 from trellis_pipeline.costs import budgets as wall
-from trellis_pipeline.costs.budgets import Budgets, Headroom, ScopeName, SpendScope
+from trellis_pipeline.costs.alerts import ALERT_PERCENTS, Alarm, OnAlert, record
+from trellis_pipeline.costs.budgets import Budgets, Headroom, ScopeName, ScopeState, SpendScope
 from trellis_pipeline.costs.database import connect, database_errors, describe, parse_url
 from trellis_pipeline.costs.events import Reservation, append, reservation_of, reserved_as, storable, take
 from trellis_pipeline.costs.migrations import migrate
 from trellis_pipeline.costs.money import ZERO, checked, format_usd
 from trellis_pipeline.costs.schema import open_reservations, scope_totals, spend_events
-from trellis_pipeline.errors import BudgetExceeded, LedgerError
-
-# Percentiles follow the provider: only this many of the latest settlements count.
-HISTORY = 500
+from trellis_pipeline.costs.switch import Pause
+from trellis_pipeline.errors import BudgetExceeded, LedgerError, SpendingPaused, StorageUnavailable
 
 Also = Callable[[Connection], None]
 
@@ -47,10 +48,17 @@ class Ledger:
     the money may have been set aside all the same; it then shows in `open_reservations`.
     """
 
-    def __init__(self, engine: Engine, url: URL, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        url: URL,
+        clock: Callable[[], datetime],
+        alarm: Alarm,
+    ) -> None:
         self._engine = engine
         self._url = url
         self._clock = clock
+        self._alarm = alarm
         # Threads that wait here are woken at once; those that wait for SQLite's own lock sleep in between.
         is_file = engine.dialect.name == "sqlite"
         self._gate: contextlib.AbstractContextManager[Any] = (
@@ -70,14 +78,26 @@ class Ledger:
         ).returning(scope_totals.c.scope, scope_totals.c.settled, scope_totals.c.reserved)
 
     @classmethod
-    def open(cls, url: str, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Ledger:
+    def open(
+        cls,
+        url: str,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_alert: OnAlert | None = None,
+        alert_percents: Sequence[int] = ALERT_PERCENTS,
+    ) -> Ledger:
         """Open the ledger at `url` (see `database.parse_url`), making or migrating it where needed.
 
-        clock: gives the current time with its zone; decides the day a reservation counts in.
+        clock: gives the current time with its zone; decides the day a reservation counts in. on_alert: is
+        told when a budget reaches one of alert_percents, once for each across all processes. What it raises
+        is logged and goes no further. Without it no alert is kept as given either, so that whoever listens
+        next is told.
 
-        Raises ConfigError for a URL that cannot work, LedgerError for a ledger of a newer version.
+        Raises ConfigError for a URL or a percentage that cannot work, LedgerError for a ledger of a newer
+        version.
         """
         parsed = parse_url(url)
+        alarm = Alarm(on_alert, alert_percents)
         engine = connect(parsed)
         try:
             with database_errors(parsed):
@@ -85,7 +105,7 @@ class Ledger:
         except BaseException:
             engine.dispose()
             raise
-        return cls(engine, parsed, clock)
+        return cls(engine, parsed, clock, alarm)
 
     def close(self) -> None:
         """Give back all connections."""
@@ -118,34 +138,51 @@ class Ledger:
         also: more to write in the same transaction, for example the journal's intent; if it raises, nothing
         was reserved.
 
-        Raises BudgetExceeded, which names the scope, its cap and what is left.
+        Raises BudgetExceeded, which names the scope, its cap and what is left; SpendingPaused, its kind,
+        while the kill switch is on, also for zero dollars: what is reserved is not what will be billed.
         """
         amount = checked(amount, "a reservation")
         scope = storable(scope)
         now = self._clock().astimezone(UTC)
         reservation = Reservation(reservation_id or uuid.uuid4().hex, amount, scope, now.date(), now)
         keys = scope.keys(reservation.day)
-        with self.writing() as connection:
-            after = self._add(connection, keys, settled=ZERO, reserved=amount)
-            before = {name: (settled, reserved - amount) for name, (settled, reserved) in after.items()}
-            refusal = wall.refusal(wall.headroom(keys, before, budgets), amount)
-            if refusal:
-                raise BudgetExceeded(f"{scope.catalog}/{scope.sku}: {refusal}")
-            append(
-                connection,
-                reservation,
-                "reserve",
-                amount,
-                now,
-                reserved_change=amount,
-                source="estimate",
-                price_book_version=price_book_version,
-            )
-            connection.execute(
-                insert(open_reservations), {"reservation_id": reservation.id, "ts": now, "amount": amount}
-            )
-            if also:
-                also(connection)
+        wall_state: ScopeState | None = None
+        try:
+            with self.writing() as connection:
+                # Adding takes the lock that `pause` takes too, so the switch is read after it, not before.
+                after = self._add(connection, keys, settled=ZERO, reserved=amount)
+                paused = switch.read(connection)
+                if paused:
+                    raise SpendingPaused(
+                        f"{scope.catalog}/{scope.sku}: {paused}. Nothing was bought; "
+                        "`trellis-pipeline costs resume` lifts it"
+                    )
+                before = {name: (settled, reserved - amount) for name, (settled, reserved) in after.items()}
+                wall_state = wall.obstacle(wall.headroom(keys, before, budgets), amount)
+                if wall_state:
+                    raise BudgetExceeded(f"{scope.catalog}/{scope.sku}: {wall.refusal(wall_state, amount)}")
+                append(
+                    connection,
+                    reservation,
+                    "reserve",
+                    amount,
+                    now,
+                    reserved_change=amount,
+                    source="estimate",
+                    price_book_version=price_book_version,
+                )
+                connection.execute(
+                    insert(open_reservations), {"reservation_id": reservation.id, "ts": now, "amount": amount}
+                )
+                if also:
+                    also(connection)
+                alerts = self._alarm.due(connection, wall.headroom(keys, after, budgets).states, now)
+        except BudgetExceeded:
+            if wall_state:
+                with contextlib.suppress(StorageUnavailable):
+                    self._tell_of_refusal(wall_state, amount, now)
+            raise
+        self._alarm.tell(alerts)
         return reservation
 
     def settle(
@@ -158,12 +195,15 @@ class Ledger:
         seconds: float = 0.0,
         cause: str = "",
         price_book_version: str = "",
+        budgets: Budgets | None = None,
         also: Also | None = None,
     ) -> None:
         """Book what it did cost, and free the rest of the reservation. Exactly once.
 
-        source: where the amount is from, one of `events.SOURCES`. raw_cost_text: the provider's number,
-        verbatim. seconds: time of generation. cause: what became of it, where that is worth a word.
+        source: where the amount is from, one of `events.SOURCES`; `estimate` where the provider named no
+        price. raw_cost_text: the provider's number, verbatim. seconds: time of generation. cause: what became
+        of it, where that is worth a word; the name of a GenerationError means that it brought no model.
+        budgets: the caps, so that a bill above its reservation can give an alert.
 
         Raises LedgerError where the reservation was settled or released before, or never made.
         """
@@ -186,9 +226,13 @@ class Ledger:
                 cause=cause,
                 price_book_version=price_book_version,
             )
-            self._add(connection, stored.scope.keys(stored.day), settled=amount, reserved=-stored.amount)
+            keys = stored.scope.keys(stored.day)
+            after = self._add(connection, keys, settled=amount, reserved=-stored.amount)
             if also:
                 also(connection)
+            room = wall.headroom(keys, after, budgets or Budgets())
+            alerts = self._alarm.due(connection, room.states, self._clock())
+        self._alarm.tell(alerts)
 
     def release(self, reservation: Reservation, cause: str, *, also: Also | None = None) -> None:
         """Free a reservation because nothing was bought. cause: why, for the report of waste.
@@ -218,8 +262,7 @@ class Ledger:
         """
         amount = checked(amount, "a refund")
         with self.writing() as connection:
-            # Whoever refunds at the same time waits here, because the total row is taken first.
-            self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
+            self._lock(connection)  # whoever refunds at the same time waits here
             stored = reserved_as(connection, reservation_id)
             kept = connection.execute(
                 select(func.sum(spend_events.c.settled_change)).where(
@@ -266,6 +309,35 @@ class Ledger:
             )
             self._add(connection, scope.keys(entry.day), settled=signed, reserved=ZERO)
 
+    # -- stopping ------------------------------------------------------------------------------------------
+
+    def pause(self, reason: str) -> Pause:
+        """Refuse every reservation from now on, everywhere. What is reserved can still be settled.
+
+        When this returns, no further reservation can be made, and every one that was made is in
+        `open_reservations`. A second pause keeps its first time and takes the new reason.
+
+        Raises ConfigError without a reason.
+        """
+        pause = Pause(self._clock().astimezone(UTC), switch.checked_reason(reason))
+        with self.writing() as connection:
+            self._lock(connection)
+            switch.write(connection, pause)
+            return switch.read(connection) or pause
+
+    def resume(self) -> Pause | None:
+        """Allow reservations again. Returns the pause that was lifted, None if there was none."""
+        with self.writing() as connection:
+            self._lock(connection)
+            lifted = switch.read(connection)
+            switch.write(connection, None)
+            return lifted
+
+    def paused(self) -> Pause | None:
+        """The pause in force, None while money may be spent."""
+        with self.reading() as connection:
+            return switch.read(connection)
+
     # -- looking -------------------------------------------------------------------------------------------
 
     def headroom(self, scope: SpendScope, budgets: Budgets) -> Headroom:
@@ -284,28 +356,25 @@ class Ledger:
         return wall.headroom(keys, totals, budgets)
 
     def history(self, generator: str, preset: str) -> tuple[Decimal, ...]:
-        """What the latest generations of this preset cost, at most `HISTORY`, newest first.
+        """What the latest generations of this preset cost, at most `history.HISTORY`, newest first.
 
         Settlements by estimate are left out: the ledger would learn from its own guesses. Reading them takes
         milliseconds; one estimate serves all products of a run.
         """
-        query = (
-            select(spend_events.c.amount)
-            .where(
-                spend_events.c.kind == literal("settle", literal_execute=True),
-                spend_events.c.generator == generator,
-                spend_events.c.preset == preset,
-                spend_events.c.source != "estimate",
-            )
-            .order_by(spend_events.c.seq.desc())
-            .limit(HISTORY)
-        )
         with self.reading() as connection:
-            return tuple(connection.execute(query).scalars())
+            return history.amounts(connection, generator, preset)
+
+    def seconds_history(self, generator: str, preset: str) -> tuple[float, ...]:
+        """How long the latest generations of this preset took, in seconds, newest first.
+
+        At most `history.HISTORY`; those that state no time are left out.
+        """
+        with self.reading() as connection:
+            return history.seconds(connection, generator, preset)
 
     def percentile(self, generator: str, preset: str, q: float) -> Decimal | None:
         """The q-th quantile (0..1) of `history`, by nearest rank; None without history."""
-        return quantile(self.history(generator, preset), q)
+        return history.quantile(self.history(generator, preset), q)
 
     def open_reservations(self, older_than: timedelta = timedelta(0)) -> tuple[Reservation, ...]:
         """Reservations neither settled nor released, oldest first: in flight, or left by a killed run."""
@@ -341,8 +410,7 @@ class Ledger:
     def rebuild(self) -> None:
         """Make the running totals anew from the events."""
         with self.writing() as connection:
-            # Adding nothing takes the lock that every other writer takes first.
-            self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
+            self._lock(connection)
             audit.rewrite(connection)
 
     # -- how -----------------------------------------------------------------------------------------------
@@ -362,6 +430,10 @@ class Ledger:
         with database_errors(self._url), self._gate, self._engine.begin() as connection:
             yield connection
 
+    def _lock(self, connection: Connection) -> None:
+        """Wait for every other writer, and keep them waiting: take the row that all of them take first."""
+        self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
+
     def _add(
         self, connection: Connection, keys: Mapping[ScopeName, str], *, settled: Decimal, reserved: Decimal
     ) -> dict[ScopeName, tuple[Decimal, Decimal]]:
@@ -374,11 +446,12 @@ class Ledger:
             row.scope: (row.settled, row.reserved) for row in connection.execute(self._add_to_totals, rows)
         }
 
-
-def quantile(amounts: Sequence[Decimal], q: float) -> Decimal | None:
-    """The q-th quantile (0..1) by nearest rank, so always an amount that did occur; None of nothing."""
-    if not 0 <= q <= 1:
-        raise LedgerError(f"a quantile is from 0 to 1, not {q}")
-    if not amounts:
-        return None
-    return sorted(amounts)[max(0, math.ceil(q * len(amounts)) - 1)]
+    def _tell_of_refusal(self, state: ScopeState, amount: Decimal, now: datetime) -> None:
+        """A refusal undid its transaction, so what there is to tell is written in one of its own."""
+        with self.reading() as connection:
+            alerts = self._alarm.refused(connection, state, amount)  # a run may be refused a thousand times
+        if alerts:
+            with self.writing() as connection:
+                self._lock(connection)
+                alerts = record(connection, alerts, now)
+            self._alarm.tell(alerts)
