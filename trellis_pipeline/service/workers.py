@@ -1,0 +1,218 @@
+"""The workers: they take results from the durable queue, have them generated, and close each of them once.
+
+The queue in memory is only an order of work; the truth is the row of each result. A worker that is cut off
+anywhere leaves its row as it was, and the next start puts it into the queue again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from trellis_pipeline.errors import (
+    GenerationError,
+    ProductError,
+    ProviderRejected,
+    SourceImageError,
+    StorageUnavailable,
+)
+from trellis_pipeline.generation.generator import GeneratedModel, InputImage
+from trellis_pipeline.generation.wire import parse_task
+from trellis_pipeline.generation.wire_image import image_form
+from trellis_pipeline.imagery.fetch import FetchLimits, fetch_image
+from trellis_pipeline.service.backend import Backend
+from trellis_pipeline.service.inputs import check_picture, to_crop
+from trellis_pipeline.service.messages import Json, error
+from trellis_pipeline.service.options import price_of
+from trellis_pipeline.service.store import Task
+
+log = logging.getLogger("trellis_pipeline.service")
+
+# After a full or missing disk: the work waits, the task is not lost.
+STORAGE_RETRY_SECONDS = 5.0
+# Mattes are heavy on processor and memory; ready-made crops pass without one.
+CROPS_AT_ONCE = 2
+
+
+class Workers:
+    """The queue in memory and the tasks of asyncio that empty it.
+
+    on_delivery: called after a result with a webhook or an upload was closed.
+    """
+
+    def __init__(self, backend: Backend, on_delivery: Callable[[], None]) -> None:
+        self._backend = backend
+        self._on_delivery = on_delivery
+        self._queue: asyncio.Queue[tuple[str, int, float]] = asyncio.Queue()
+        self._running: list[asyncio.Task[None]] = []
+        self._progress: dict[tuple[str, int], float] = {}
+        self._ended: dict[str, asyncio.Event] = {}
+        self._crops = asyncio.Semaphore(CROPS_AT_ONCE)
+
+    async def start(self) -> None:
+        """Take up what the last process left, then wait for more."""
+        for task_uuid, number in await self._backend.read(self._backend.store.unfinished):
+            self.add(task_uuid, number)
+        self._running = [asyncio.create_task(self._work()) for _ in range(self._backend.options.concurrency)]
+
+    async def stop(self) -> None:
+        """Stop at once. What was under way is begun anew by the next start."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def add(self, task_uuid: str, number: int) -> None:
+        """Queue one accepted result."""
+        self._queue.put_nowait((task_uuid, number, time.monotonic()))
+        self._backend.metrics.queued.set(self._queue.qsize())
+
+    def progress(self, task_uuid: str, number: int) -> float:
+        """The share done of one result, 0 to 1."""
+        return self._progress.get((task_uuid, number), 0.0)
+
+    async def ended(self, task_uuid: str, seconds: float) -> bool:
+        """Wait until all results of a task are closed; False if they are not within `seconds`."""
+        event = self._ended.setdefault(task_uuid, asyncio.Event())
+        try:
+            async with asyncio.timeout(seconds):
+                while not (await self._find(task_uuid)).ended:
+                    event.clear()
+                    await event.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._ended.pop(task_uuid, None)
+        return True
+
+    async def _find(self, task_uuid: str) -> Task:
+        return (await self._backend.read(self._backend.store.find, [task_uuid]))[task_uuid]
+
+    async def _work(self) -> None:
+        metrics = self._backend.metrics
+        while True:
+            task_uuid, number, since = await self._queue.get()
+            metrics.queued.set(self._queue.qsize())
+            metrics.wait.observe(time.monotonic() - since)
+            metrics.in_progress.inc()
+            try:
+                await self._make(task_uuid, number)
+            except StorageUnavailable as problem:
+                log.error("task %s waits: %s", task_uuid, problem)
+                asyncio.get_running_loop().call_later(
+                    STORAGE_RETRY_SECONDS, self._queue.put_nowait, (task_uuid, number, since)
+                )
+            finally:
+                metrics.in_progress.dec()
+                self._progress.pop((task_uuid, number), None)
+                if task_uuid in self._ended:
+                    self._ended[task_uuid].set()
+
+    async def _make(self, task_uuid: str, number: int) -> None:
+        task = await self._find(task_uuid)
+        if task.results[number].state != "queued":
+            return
+        kinds = [
+            kind for kind, name in (("upload", "uploadEndpoint"), ("webhook", "webhookURL"))
+            if task.payload.get(name)
+        ]  # fmt: skip
+        try:
+            model = await self._generate(task, number)
+        except StorageUnavailable:
+            raise
+        except Exception as problem:  # noqa: BLE001 - a generator may raise anything; the queue goes on
+            await self._fail(task, number, problem, [kind for kind in kinds if kind == "webhook"])
+        else:
+            await self._finish(task, number, model, kinds)
+        if kinds:
+            self._on_delivery()
+
+    async def _generate(self, task: Task, number: int) -> GeneratedModel:
+        """One model. Raises whatever the picture or the generator deserve."""
+        key = (task.task_uuid, number)
+        wanted = parse_task(task.payload).request(task.results[number].seed)
+        image = await self._image(task)
+        await self._interfere(task, number)
+        begin = time.monotonic()
+
+        def progress(share: float) -> None:
+            self._progress[key] = share
+
+        models = await self._backend.generator.generate(
+            wanted.model_copy(update={"numberResults": 1}), image, progress
+        )
+        self._backend.metrics.seconds.observe(time.monotonic() - begin)
+        if not models:
+            raise GenerationError("the generator made nothing")
+        return models[0]
+
+    async def _image(self, task: Task) -> InputImage:
+        backend, options = self._backend, self._backend.options
+        name = str(task.payload["inputs"]["image"])
+        if image_form(name) == "url":
+            limits = FetchLimits(
+                max_bytes=options.max_image_bytes, allow_private_addresses=options.allow_private_addresses
+            )
+            picture = await fetch_image(name, limits)
+            check_picture(picture, options, "inputs.image")
+        else:
+            found = await backend.read(backend.store.find_media, name, task.account)
+            if found is None:
+                raise SourceImageError("the uploaded image was deleted before the task began")
+            picture = await asyncio.to_thread(backend.store.media_path(found[0]).read_bytes)
+        async with self._crops:
+            return await asyncio.to_thread(to_crop, picture, options.max_pixels)
+
+    async def _interfere(self, task: Task, number: int) -> None:
+        faults, uuids = self._backend.faults, [task.task_uuid]
+        slow = faults.strike("slow_generation", uuids)
+        if slow:
+            await asyncio.sleep(slow.seconds)
+        if faults.lasts("task_fails", task.task_uuid):
+            raise GenerationError("the model gave up")
+        partly = faults.lasts("one_result_fails", task.task_uuid)
+        if partly and int(partly.value or 0) == number:
+            raise GenerationError("the model gave up on this one")
+
+    async def _finish(self, task: Task, number: int, model: GeneratedModel, kinds: list[str]) -> None:
+        backend, result = self._backend, task.results[number]
+        wanted = parse_task(task.payload)
+        price = price_of(backend.options, wanted.request(result.seed), model.seconds)
+        cost = model.cost_usd if price is None else price
+        await asyncio.to_thread(backend.store.write, backend.store.result_path(result.result_uuid), model.glb)
+        billed = await backend.write(
+            backend.store.finish,
+            task,
+            number,
+            seed=model.seed,
+            cost=cost,
+            file_bytes=len(model.glb),
+            expires_at=time.time() + (wanted.ttl or backend.options.result_seconds),
+            announce=kinds,
+        )
+        if billed:
+            backend.metrics.billed.inc()
+            backend.metrics.billed_usd.inc(float(cost or 0))
+
+    async def _fail(self, task: Task, number: int, problem: Exception, kinds: list[str]) -> None:
+        said = verdict(problem, task)
+        if not isinstance(problem, ProductError):
+            log.exception("task %s failed", task.task_uuid, exc_info=problem)
+        if await self._backend.write(self._backend.store.fail, task.task_uuid, number, said, kinds):
+            self._backend.metrics.failed.labels(said["code"]).inc()
+
+
+def verdict(problem: Exception, task: Task) -> Json:
+    """A failed result's error. What is not one of our own errors is not told to clients."""
+    if isinstance(problem, SourceImageError) and "://" in str(task.payload["inputs"]["image"]):
+        code = "downloadFailed"
+    elif isinstance(problem, ProviderRejected):
+        code = "invalidInput"
+    elif isinstance(problem, GenerationError):
+        code = "inferenceError"
+    elif isinstance(problem, ProductError):
+        code = "invalidImage"
+    else:
+        return error("processingFailed", "the generation failed inside the service; its log has more")
+    return error(code, str(problem)[:1000])
