@@ -78,6 +78,8 @@ def open_tools(
 
     from trellis_pipeline.imagery.fetch import FetchLimits, fetch_image
     from trellis_pipeline.imagery.make_crop import CropOptions
+    from trellis_pipeline.purchasing.journal import Journal
+    from trellis_pipeline.purchasing.till import Till
 
     imagery = line.settings.imagery
     limits = FetchLimits(
@@ -102,13 +104,13 @@ def open_tools(
     workers = WorkerPool(line.settings.run.workers)
     try:
         with ledger.open() as books:
+            shelf = store.open()
+            till = Till(generator.open(workers.run), Journal(books), shelf, ledger.budgets)
             yield LineTools(
                 catalog=line.name,
                 run_id=run_id,
-                store=store.open(),
-                ledger=books,
-                budgets=ledger.budgets,
-                generator=generator.open(workers.run),
+                store=shelf,
+                till=till,
                 workers=workers,
                 fetch=fetch,
                 end_fetching=end_fetching,

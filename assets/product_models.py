@@ -7,7 +7,7 @@ here afterwards (scale, certificate, preview) is cheap and can be repeated; the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -21,7 +21,8 @@ from trellis_pipeline.catalog.product import Product
 from trellis_pipeline.errors import ProductHeld
 from trellis_pipeline.generation.generator import InputImage
 from trellis_pipeline.generation.request import request_key
-from trellis_pipeline.purchasing.buy import Order, Purchase, buy, find_generation
+from trellis_pipeline.purchasing.buy import Choose, buy
+from trellis_pipeline.purchasing.generations import Choice, Order, Purchase, find_generation
 
 
 def _order(item: LineItem, tools: LineTools, attempt: int, png: bytes = b"") -> Order:
@@ -69,7 +70,7 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
     if is_held(crop, tools) and await asyncio.to_thread(find_generation, tools.store, order) is None:
         reasons = "; ".join(flag.message for flag in crop.flags)
         raise ProductHeld(f'triage: {reasons} (to go on, fix the photo or set [triage] hold = "never")')
-    purchase = await buy(order, tools.generator, tools.ledger, tools.store, tools.budgets)
+    purchase = await buy(order, tools.till, _best_of(order, tools))
     raw = await asyncio.to_thread(tools.store.get_blob, purchase.glb)
     certificate = _certificate(item, tools, order, purchase)
     size = None if tools.generator.builds_to_size else item.product.dimensions_m
@@ -106,6 +107,18 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
     )
 
 
+def _best_of(order: Order, tools: LineTools) -> Choose:
+    """Several results are scored as finished models are, and the best is kept."""
+
+    async def choose(glbs: Sequence[bytes]) -> Choice:
+        from trellis_pipeline.quality.best import best, score
+
+        scores = [(await tools.workers.run(score, glb, order.image.png)).value for glb in glbs]
+        return Choice(best(scores), tuple(scores))
+
+    return choose
+
+
 def is_held(crop: ProductCrop, tools: LineTools) -> bool:
     """Whether triage holds this crop back from being bought."""
     return bool(crop.flags) and (tools.hold == "always" or (tools.hold == "paid" and tools.generator.paid))
@@ -126,7 +139,9 @@ def _certificate(item: LineItem, tools: LineTools, order: Order, purchase: Purch
         "request_key": order.request_key,
         "seed": purchase.seed,
         "attempt": order.attempt,
+        "task_uuid": purchase.task_uuid,
         "cost_usd": str(purchase.cost_usd),
+        "results": len(purchase.results) or 1,
         "dimensions_m": list(product.dimensions_m),
     }
 

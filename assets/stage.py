@@ -90,12 +90,17 @@ async def run_stage(stage: Stage[R], item: LineItem, tools: LineTools) -> LineIt
     return item.with_record(record, fresh=True)
 
 
+def current_key(stage: Stage[R], item: LineItem, tools: LineTools) -> str:
+    """The `inputs_key` that a record made now would have; the item carries the record that is there."""
+    return fingerprint(stage.name, stage.version, *stage.identity(item, tools))
+
+
 def _look_up(stage: Stage[R], item: LineItem, tools: LineTools) -> tuple[R | None, str, bool]:
     """The record on the shelf, the key that a current one would have, and whether it is current."""
     found = load_record(stage, item, tools)
     if found is not None:
         item = item.with_record(found, fresh=False)
-    key = fingerprint(stage.name, stage.version, *stage.identity(item, tools))
+    key = current_key(stage, item, tools)
     return found, key, found is not None and found.inputs_key == key and _intact(found, tools)
 
 

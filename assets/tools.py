@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from assets.workers import WorkerPool
-from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.generation.generator import Generator
 from trellis_pipeline.generation.request import GenerationRequest
 from trellis_pipeline.storage.store import ArtifactStore
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
-    from trellis_pipeline.costs.ledger import Ledger
     from trellis_pipeline.imagery.make_crop import CropOptions
+    from trellis_pipeline.purchasing.till import Till
     from trellis_pipeline.quality.profiles import Profile
 
 
@@ -34,9 +33,7 @@ class LineTools:
     catalog: str
     run_id: str
     store: ArtifactStore
-    ledger: Ledger
-    budgets: Budgets
-    generator: Generator
+    till: Till
     workers: WorkerPool
     fetch: Callable[[str], Awaitable[bytes]]
     end_fetching: Callable[[], Awaitable[None]]
@@ -46,3 +43,8 @@ class LineTools:
     profile: Profile
     preview_px: int
     hold: Literal["paid", "always", "never"] = "paid"
+
+    @property
+    def generator(self) -> Generator:
+        """Who makes the models."""
+        return self.till.generator

@@ -77,7 +77,10 @@ class GenerationRequest(BaseModel):
     def preset(self) -> str:
         """What decides the price of a generation, as one word for the ledger's history."""
         s = self.settings
-        return f"{s.resolution}/{s.textureSize}/{s.decimationTarget}/{'remesh' if s.remesh else 'raw'}"
+        words = [s.resolution, s.textureSize, s.decimationTarget, "remesh" if s.remesh else "raw"]
+        if self.numberResults > 1:
+            words.append(f"x{self.numberResults}")
+        return "/".join(map(str, words))
 
 
 def build_request(*layers: Mapping[str, object]) -> GenerationRequest:

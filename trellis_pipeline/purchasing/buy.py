@@ -1,199 +1,204 @@
-"""Buying one generation: find it if it exists, otherwise reserve, generate, keep, settle, in that order.
+"""Buying one generation: find it if it exists, otherwise reserve, ask, keep, settle, in that order.
 
-The order is the guarantee. The reservation stands before the generator hears of the request, so a budget
-cannot be overrun by many products at once; the bytes are kept before the reservation is settled, so a crash
-in between leaves a model that is found next time. A free generator goes the same way with amounts of zero:
-its seconds are booked like anybody's.
+The order is the guarantee. The reservation and the intent stand before the generator hears of the request,
+so a budget cannot be overrun and nothing is forgotten; the bytes are kept before the reservation is settled,
+so a crash in between leaves a model that is found next time, with its price. Everybody who wants the same
+model comes through here: a first run, a second one beside it, one that goes on after a crash. They differ
+only in what they find in the journal. A free generator goes the same way with amounts of zero.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any, cast
 
-from trellis_pipeline.costs.budgets import Budgets, SpendScope
-from trellis_pipeline.costs.events import Reservation
-from trellis_pipeline.costs.ledger import Ledger
-from trellis_pipeline.errors import BlobMissing, ConfigError, GenerationError, StorageError
-from trellis_pipeline.generation.generator import GeneratedModel, Generator, InputImage
-from trellis_pipeline.generation.request import GenerationRequest
-from trellis_pipeline.storage.store import ArtifactStore, BlobRef
+from trellis_pipeline.costs.money import ZERO
+from trellis_pipeline.errors import ConfigError, ResultLost, TaskFailed, TrellisError
+from trellis_pipeline.generation.generator import GeneratedModel
+from trellis_pipeline.purchasing.bill import bill_for, bill_for_lost
+from trellis_pipeline.purchasing.errand import NothingBought, run_errand
+from trellis_pipeline.purchasing.generations import Choice, Order, Purchase, find_generation, keep
+from trellis_pipeline.purchasing.journal import LEASE, AlreadyIntended, Intent, Journal
+from trellis_pipeline.purchasing.till import (
+    Till,
+    estimate_for,
+    is_remote,
+    release,
+    reserved,
+    scope_of,
+    settle,
+)
+from trellis_pipeline.purchasing.webhooks import new_token
+
+Choose = Callable[[Sequence[bytes]], Awaitable[Choice]]
+
+# Pauses between looks at what somebody else is buying, in seconds: short at first, for a free generator.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """Who asks for what. request_key: see `generation.request.request_key`; attempt counts from 1."""
+class _Begun:
+    """An intent that is ours. webhook_url: only whoever wrote the intent knows it."""
 
-    catalog: str
-    sku: str
-    run_id: str
-    request: GenerationRequest
-    image: InputImage
-    request_key: str
-    attempt: int = 1
+    intent: Intent
+    webhook_url: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Purchase:
-    """A generation in hand. reused: it was there already; cost_usd is what it cost when it was made."""
-
-    request_key: str
-    glb: BlobRef
-    seed: int
-    cost_usd: Decimal
-    seconds: float
-    reused: bool
-    provenance: Mapping[str, Any]
+async def first_of(_glbs: Sequence[bytes]) -> Choice:
+    """For callers that do not compare results."""
+    return Choice()
 
 
-def find_generation(store: ArtifactStore, order: Order) -> Purchase | None:
-    """The generation of this very request, if its certificate and its bytes are both in the store."""
-    try:
-        found = json.loads(store.read(_certificate_path(order)))
-        purchase = Purchase(
-            request_key=order.request_key,
-            glb=BlobRef(**found["glb"]),
-            seed=found["seed"],
-            cost_usd=Decimal(found["cost_usd"]),
-            seconds=found["seconds"],
-            reused=True,
-            provenance=found["provenance"],
-        )
-    except BlobMissing:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"{store.location(_certificate_path(order))} is damaged ({error}); delete it to generate again"
-        ) from None
-    return purchase if store.has_blob(purchase.glb) else None
+async def buy(order: Order, till: Till, choose: Choose = first_of) -> Purchase:
+    """Return the generation for this order, made and paid at most once per request key.
 
+    choose: compares the results where the request asks for several.
 
-async def buy(
-    order: Order, generator: Generator, ledger: Ledger, store: ArtifactStore, budgets: Budgets
-) -> Purchase:
-    """Return the generation for this order, made at most once per request key.
-
-    Raises BudgetExceeded before anything is asked of the generator, GenerationError when it gave no model
-    (the reservation is released, unless the error is `billable`: then it stays until the outcome is known).
+    Raises BudgetExceeded before anything is asked of the generator; GenerationError when it gave no model.
+    The reservation is then released, unless what became of the task is not known: that stays in the journal,
+    with its reservation, until a later call finds out.
     """
-    found = await asyncio.to_thread(find_generation, store, order)
-    if found is not None:
-        return found
-    if generator.paid and budgets == Budgets():
+    retries, pause = till.retries, _FIRST_PAUSE
+    while True:
+        intent = await asyncio.to_thread(till.journal.latest, order.request_key)
+        found = await asyncio.to_thread(find_generation, till.store, order)
+        if intent is not None and intent.state == "open":
+            ours = await asyncio.to_thread(till.journal.take_over, intent)
+            if ours is None and found is None:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                continue
+            if found is not None:
+                if ours is not None:  # whoever bought it died between keeping and settling
+                    await asyncio.to_thread(settle, till, ours, found.bill, found.seconds)
+                return found
+            begun = _Begun(ours) if ours is not None else None
+        elif found is not None:
+            return found
+        else:
+            again = await _fetched_again(order, till, intent, choose)
+            if again is not None:
+                return again
+            begun = await _begin(order, till, after=intent)
+        if begun is None:
+            continue
+        try:
+            return await _carry_out(order, till, begun, choose)
+        except TaskFailed:
+            if retries <= 0:
+                raise
+            retries -= 1
+
+
+async def _fetched_again(order: Order, till: Till, intent: Intent | None, choose: Choose) -> Purchase | None:
+    """A model that was paid before and is no longer in the store, if the provider still has it."""
+    if intent is None or intent.state != "done" or not is_remote(till.generator):
+        return None
+    try:
+        if not await till.generator.knows(intent.task_uuid):
+            return None
+        made = await till.generator.collect(intent.task_uuid, order.request)
+    except (TaskFailed, ResultLost):
+        return None
+    choice = await choose([model.glb for model in made]) if len(made) > 1 else Choice()
+    bill = bill_for(made, ZERO, order.request.numberResults)
+    identity = str(till.generator.identity)
+    purchase = await asyncio.to_thread(
+        keep, till.store, order, identity, intent.task_uuid, made, choice, bill
+    )
+    return replace(purchase, reused=True)
+
+
+async def _begin(order: Order, till: Till, after: Intent | None) -> _Begun | None:
+    """Reserve and write the intent; None if somebody else was quicker."""
+    generator = till.generator
+    if generator.paid and not till.budgets.any:
         raise ConfigError(
             f"generator {generator.identity.name} costs money and no budget is set; "
-            "set one under [budget] in trellis.toml, for example total_usd = 5.00"
+            "set one under [budget] in trellis.toml, for example total_usd = 5.00, or give --budget"
         )
-    scope = _scope(order, generator)
-    amount = await asyncio.to_thread(_reservation, ledger, scope, generator, order)
-    reservation = await _reserve(ledger, amount, scope, budgets)
+    token = new_token(till.webhooks_url) if till.webhooks_url and is_remote(generator) else None
+
+    def begin() -> Intent:
+        estimate = estimate_for(order, till)
+        return till.journal.begin(
+            estimate.reserve,
+            scope_of(order, generator),
+            till.budgets,
+            after=after,
+            price_book_version=estimate.price_book_version,
+            token_sha256=token.sha256 if token else "",
+        )
+
+    beginning = asyncio.ensure_future(asyncio.to_thread(begin))
     try:
-        made = (await generator.generate(order.request, order.image))[0]
-    except GenerationError as error:
-        if not error.billable:
-            await asyncio.to_thread(ledger.release, reservation, type(error).__name__)
+        intent = await asyncio.shield(beginning)
+    except AlreadyIntended:
+        return None
+    except asyncio.CancelledError:
+        # A thread is not interrupted: what it wrote is undone, since nothing was asked for yet.
+        with contextlib.suppress(AlreadyIntended):
+            release(till, await beginning, "interrupted")
         raise
-    except BaseException:
-        # Stopped or broken on our side before an answer: nothing is known to have been bought only when
-        # the generator is ours. A paid one keeps its reservation, which is what an unknown outcome means.
-        if not generator.paid:
-            ledger.release(reservation, "interrupted")
+    return _Begun(intent, token.url(intent.task_uuid) if token else None)
+
+
+async def _carry_out(order: Order, till: Till, begun: _Begun, choose: Choose) -> Purchase:
+    """From an intent that is ours to a purchase, or to a verdict that closes it."""
+    intent = begun.intent
+    try:
+        async with _alive(till.journal, intent):
+            made = await _make(order, till, begun)
+            choice = await choose([model.glb for model in made]) if len(made) > 1 else Choice()
+    except NothingBought as outcome:
+        await asyncio.to_thread(release, till, intent, type(outcome.error).__name__)
+        raise outcome.error from None
+    except ResultLost:
+        lost = bill_for_lost(await asyncio.to_thread(reserved, till, intent))
+        await asyncio.to_thread(settle, till, intent, lost, 0.0, "failed")
+        raise
+    except BaseException as error:
+        # No await from here on: Ctrl-C may have ended the event loop's patience already.
+        if is_remote(till.generator) or getattr(error, "billable", False):
+            till.journal.let_go(intent)
+        else:
+            cause = type(error).__name__ if isinstance(error, TrellisError) else "interrupted"
+            release(till, intent, cause)
         raise
 
     def keep_and_settle() -> Purchase:
-        purchase = _keep(store, order, generator, made)
-        ledger.settle(
-            reservation,
-            purchase.cost_usd,
-            source="provider_cost" if made.raw_cost_text else "price_list",
-            raw_cost_text=made.raw_cost_text,
-            seconds=made.seconds,
-        )
+        bill = bill_for(made, reserved(till, intent), order.request.numberResults)
+        identity = str(till.generator.identity)
+        purchase = keep(till.store, order, identity, intent.task_uuid, made, choice, bill)
+        settle(till, intent, purchase.bill, purchase.seconds)
         return purchase
 
     # In one thread call, because a thread is not interrupted: Ctrl-C may end the run between two awaits, and
-    # a model that was kept but never settled would stay a reservation for good.
+    # a model that was kept but never settled would stay a reservation until somebody wants it again.
     return await asyncio.to_thread(keep_and_settle)
 
 
-async def _reserve(ledger: Ledger, amount: Decimal, scope: SpendScope, budgets: Budgets) -> Reservation:
-    """Set the money aside. Interrupted meanwhile, it is given back: nothing was asked for yet."""
-    reserving = asyncio.ensure_future(asyncio.to_thread(ledger.reserve, amount, scope, budgets))
+async def _make(order: Order, till: Till, begun: _Begun) -> Sequence[GeneratedModel]:
+    if is_remote(till.generator):
+        return await run_errand(
+            till.generator, till.journal, begun.intent, order.request, order.image, begun.webhook_url
+        )
+    return await till.generator.generate(order.request, order.image)
+
+
+@contextlib.asynccontextmanager
+async def _alive(journal: Journal, intent: Intent) -> AsyncIterator[None]:
+    """Keep the lease while the work goes on, however long that takes."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(LEASE.total_seconds() / 4)
+            await asyncio.to_thread(journal.renew, intent)
+
+    renewing = asyncio.ensure_future(renew())
     try:
-        return await asyncio.shield(reserving)
-    except asyncio.CancelledError:
-        ledger.release(await reserving, "interrupted")
-        raise
-
-
-def _scope(order: Order, generator: Generator) -> SpendScope:
-    return SpendScope(
-        catalog=order.catalog,
-        sku=order.sku,
-        run_id=order.run_id,
-        generator=generator.identity.name,
-        model=generator.identity.model,
-        preset=order.request.preset,
-        request_key=order.request_key,
-        attempt=order.attempt,
-    )
-
-
-def _reservation(ledger: Ledger, scope: SpendScope, generator: Generator, order: Order) -> Decimal:
-    """What to set aside, from the price book and the history. Free generators reserve zero."""
-    if not generator.paid:
-        return Decimal(0)
-    from trellis_pipeline.costs.estimates import reservation_estimate
-    from trellis_pipeline.costs.price_book import load_price_book
-
-    return reservation_estimate(
-        ledger,
-        load_price_book(),
-        generator=scope.generator,
-        model=scope.model,
-        preset=scope.preset,
-        resolution=order.request.settings.resolution,
-        on=datetime.now(UTC).date(),
-    ).reserve
-
-
-def _keep(store: ArtifactStore, order: Order, generator: Generator, made: GeneratedModel) -> Purchase:
-    """Store the bytes, then the certificate that makes them findable. The first certificate stands."""
-    glb = store.put_blob(made.glb, ".glb")
-    certificate = {
-        "request_key": order.request_key,
-        "request": order.request.wire(),
-        "image_sha256": order.image.sha256,
-        "generator": str(generator.identity),
-        "glb": {"sha256": glb.sha256, "size": glb.size, "suffix": glb.suffix},
-        "seed": made.seed,
-        "cost_usd": str(made.cost_usd or 0),
-        "seconds": round(made.seconds, 6),
-        "provenance": dict(made.provenance),
-    }
-    data = json.dumps(certificate, indent=1, sort_keys=True).encode()
-    if not store.create(_certificate_path(order), data):
-        other = find_generation(store, order)
-        if other is not None:
-            # Two runs made the same model at once: both paid, and both use the one that was first.
-            return replace(other, reused=False, cost_usd=made.cost_usd or Decimal(0))
-        # The certificate outlived its bytes (a cleaned bucket): this generation replaces it.
-        store.write(_certificate_path(order), data)
-    return Purchase(
-        request_key=order.request_key,
-        glb=glb,
-        seed=made.seed,
-        cost_usd=made.cost_usd or Decimal(0),
-        seconds=made.seconds,
-        reused=False,
-        provenance=cast("Mapping[str, Any]", made.provenance),
-    )
-
-
-def _certificate_path(order: Order) -> str:
-    return f"generations/{order.request_key}.json"
+        yield
+    finally:
+        renewing.cancel()

@@ -62,7 +62,7 @@ class Intent:
     cause: str
 
 
-class AlreadyIntended(Exception):  # noqa: N818 - not an error: the other one's intent is there to be read
+class AlreadyIntended(Exception):
     """Somebody else has written an intent for this request meanwhile; read it, and decide anew."""
 
 
@@ -204,10 +204,7 @@ class Journal:
 
 def _latest(connection: Connection, request_key: str) -> Intent | None:
     query = (
-        select(intents)
-        .where(intents.c.request_key == request_key)
-        .order_by(intents.c.number.desc())
-        .limit(1)
+        select(intents).where(intents.c.request_key == request_key).order_by(intents.c.number.desc()).limit(1)
     )
     return _intent(connection.execute(query).mappings().one_or_none())
 

@@ -1,0 +1,45 @@
+"""What a purchase comes to: the provider's own numbers where it gave them, never less than is known.
+
+A result without a believable price is booked at its share of what was set aside, as an estimate: nothing is
+free because somebody forgot to say what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+
+from trellis_pipeline.costs.money import NANO, ZERO
+from trellis_pipeline.generation.generator import GeneratedModel
+
+NO_PRICE = "the provider named no price"
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """amount: USD. source: one of `costs.events.SOURCES`. raw_cost_text: the provider's numbers, verbatim."""
+
+    amount: Decimal
+    source: str
+    raw_cost_text: str = ""
+    cause: str = ""
+
+
+def bill_for(made: Sequence[GeneratedModel], reserved: Decimal, asked: int) -> Bill:
+    """The bill for the results of one purchase.
+
+    reserved: USD that were set aside for it. asked: how many results that was for.
+    """
+    raw = " + ".join(model.raw_cost_text for model in made if model.raw_cost_text)
+    known = sum((model.cost_usd for model in made if model.cost_usd is not None), ZERO)
+    unknown = sum(model.cost_usd is None for model in made)
+    if unknown:
+        share = (reserved * unknown / max(asked, len(made))).quantize(NANO, rounding=ROUND_CEILING)
+        return Bill(known + share, "estimate", raw, NO_PRICE)
+    return Bill(known, "provider_cost" if raw else "price_list", raw)
+
+
+def bill_for_lost(reserved: Decimal) -> Bill:
+    """The bill for results that were made and can no longer be fetched: all that was set aside."""
+    return Bill(reserved, "estimate", cause="ResultLost")

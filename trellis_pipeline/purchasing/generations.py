@@ -1,0 +1,194 @@
+"""What was bought, found again: one certificate for each request, beside the bytes it names.
+
+The certificate is written once and first, before the books are settled: whoever finds it has the model, and
+knows what it cost even if the process that bought it died in the next instant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from trellis_pipeline.errors import BlobMissing, StorageError
+from trellis_pipeline.generation.generator import GeneratedModel, InputImage
+from trellis_pipeline.generation.request import GenerationRequest
+from trellis_pipeline.purchasing.bill import Bill
+from trellis_pipeline.storage.store import ArtifactStore, BlobRef
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who asks for what. request_key: see `generation.request.request_key`; attempt counts from 1."""
+
+    catalog: str
+    sku: str
+    run_id: str
+    request: GenerationRequest
+    image: InputImage
+    request_key: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of several results is the best. index: of the chosen one. scores: for each, what was measured."""
+
+    index: int = 0
+    scores: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One of the models that were bought together. cost_usd: None where the provider named no price."""
+
+    glb: BlobRef
+    seed: int
+    result_id: str
+    cost_usd: Decimal | None
+    score: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """A generation in hand: the chosen model, and what the whole of it cost when it was made.
+
+    reused: it was there already. results: all that were bought with it, in the provider's order.
+    """
+
+    request_key: str
+    task_uuid: str
+    glb: BlobRef
+    seed: int
+    bill: Bill
+    seconds: float
+    reused: bool
+    provenance: Mapping[str, Any]
+    results: tuple[Result, ...] = ()
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """What all results together did cost."""
+        return self.bill.amount
+
+
+def find_generation(store: ArtifactStore, order: Order) -> Purchase | None:
+    """The generation of this very request, if its certificate and its bytes are both in the store.
+
+    Raises StorageError where the certificate is there but cannot be read.
+    """
+    path = certificate_path(order.request_key)
+    try:
+        purchase = _purchase(json.loads(store.read(path)))
+    except BlobMissing:
+        return None
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+        raise StorageError(
+            f"{store.location(path)} is damaged ({error}); delete it to generate again"
+        ) from None
+    return purchase if store.has_blob(purchase.glb) else None
+
+
+def keep(
+    store: ArtifactStore,
+    order: Order,
+    generator: str,
+    task_uuid: str,
+    made: Sequence[GeneratedModel],
+    choice: Choice,
+    bill: Bill,
+) -> Purchase:
+    """Store the bytes, then the certificate that makes them findable. The first certificate stands.
+
+    generator: its identity as text. made: at least one model.
+    """
+    blobs = [store.put_blob(model.glb, ".glb") for model in made]
+    chosen = made[choice.index]
+    scores = choice.scores or ({},) * len(made)
+    purchase = Purchase(
+        request_key=order.request_key,
+        task_uuid=task_uuid,
+        glb=blobs[choice.index],
+        seed=chosen.seed,
+        bill=bill,
+        seconds=max(model.seconds for model in made),
+        reused=False,
+        provenance=dict(chosen.provenance),
+        results=tuple(
+            Result(blob, model.seed, model.result_id, model.cost_usd, dict(score))
+            for blob, model, score in zip(blobs, made, scores, strict=True)
+        ),
+    )
+    data = json.dumps(_certificate(order, generator, purchase), indent=1, sort_keys=True).encode()
+    path = certificate_path(order.request_key)
+    if not store.create(path, data):
+        other = find_generation(store, order)
+        if other is not None:
+            # Somebody took this purchase over while we were thought dead: both have the same one.
+            return replace(other, reused=False)
+        # The certificate outlived its bytes (a cleaned bucket): this generation replaces it.
+        store.write(path, data)
+    return purchase
+
+
+def certificate_path(request_key: str) -> str:
+    """Where the certificate of a request stands in the store."""
+    return f"generations/{request_key}.json"
+
+
+def _certificate(order: Order, generator: str, purchase: Purchase) -> dict[str, Any]:
+    return {
+        "request_key": order.request_key,
+        "task_uuid": purchase.task_uuid,
+        "request": order.request.wire(),
+        "image_sha256": order.image.sha256,
+        "generator": generator,
+        "glb": _blob(purchase.glb),
+        "seed": purchase.seed,
+        "cost_usd": str(purchase.bill.amount),
+        "cost_source": purchase.bill.source,
+        "raw_cost_text": purchase.bill.raw_cost_text,
+        "seconds": round(purchase.seconds, 6),
+        "provenance": dict(purchase.provenance),
+        "results": [
+            {
+                "glb": _blob(result.glb),
+                "seed": result.seed,
+                "result_id": result.result_id,
+                "cost_usd": None if result.cost_usd is None else str(result.cost_usd),
+                "score": dict(result.score),
+            }
+            for result in purchase.results
+        ],
+    }
+
+
+def _purchase(found: Mapping[str, Any]) -> Purchase:
+    return Purchase(
+        request_key=found["request_key"],
+        task_uuid=found.get("task_uuid", ""),
+        glb=BlobRef(**found["glb"]),
+        seed=found["seed"],
+        bill=Bill(
+            Decimal(found["cost_usd"]), found.get("cost_source", "price_list"), found.get("raw_cost_text", "")
+        ),
+        seconds=found["seconds"],
+        reused=True,
+        provenance=found["provenance"],
+        results=tuple(
+            Result(
+                BlobRef(**result["glb"]),
+                result["seed"],
+                result["result_id"],
+                None if result["cost_usd"] is None else Decimal(result["cost_usd"]),
+                result["score"],
+            )
+            for result in found.get("results", ())
+        ),
+    )
+
+
+def _blob(blob: BlobRef) -> dict[str, Any]:
+    return {"sha256": blob.sha256, "size": blob.size, "suffix": blob.suffix}

@@ -1,0 +1,112 @@
+"""The till: generator, journal, store and budgets of a run, and what is booked for one intent.
+
+Closing an intent and booking its money are one transaction, so that the journal and the ledger never tell two
+stories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TypeGuard
+
+from trellis_pipeline.costs.budgets import Budgets, SpendScope
+from trellis_pipeline.costs.estimates import Estimate, reservation_estimate
+from trellis_pipeline.costs.money import ZERO
+from trellis_pipeline.costs.price_book import load_price_book
+from trellis_pipeline.errors import LedgerError
+from trellis_pipeline.generation.generator import Generator, RemoteGenerator
+from trellis_pipeline.purchasing.bill import Bill
+from trellis_pipeline.purchasing.generations import Order
+from trellis_pipeline.purchasing.journal import Intent, Journal, State
+from trellis_pipeline.storage.store import ArtifactStore
+
+
+@dataclass(frozen=True, slots=True)
+class Till:
+    """What buying needs, the same for all orders of a run.
+
+    retries: further purchases after the provider accepted a task and failed it. webhooks_url: where the
+    provider reaches our webhook endpoint; None where it is only polled.
+    """
+
+    generator: Generator
+    journal: Journal
+    store: ArtifactStore
+    budgets: Budgets
+    retries: int = 1
+    webhooks_url: str | None = None
+
+
+def scope_of(order: Order, generator: Generator) -> SpendScope:
+    """Where this order counts in the books."""
+    return SpendScope(
+        catalog=order.catalog,
+        sku=order.sku,
+        run_id=order.run_id,
+        generator=generator.identity.name,
+        model=generator.identity.model,
+        preset=order.request.preset,
+        request_key=order.request_key,
+        attempt=order.attempt,
+    )
+
+
+def estimate_for(order: Order, till: Till) -> Estimate:
+    """What to set aside, from the price book and the history. Free generators need neither.
+
+    Raises ConfigError where a paid generator has no price.
+    """
+    if not till.generator.paid:
+        return Estimate(ZERO, ZERO, ZERO, "free", 0, "")
+    return reservation_estimate(
+        till.journal.ledger,
+        load_price_book(),
+        generator=till.generator.identity.name,
+        model=till.generator.identity.model,
+        preset=order.request.preset,
+        resolution=order.request.settings.resolution,
+        on=datetime.now(UTC).date(),
+    )
+
+
+def reserved(till: Till, intent: Intent) -> Decimal:
+    """USD that are set aside for an open intent, 0 for one that is closed."""
+    reservation = till.journal.ledger.find(intent.task_uuid)
+    return reservation.amount if reservation is not None else ZERO
+
+
+def settle(till: Till, intent: Intent, bill: Bill, seconds: float, state: State = "done") -> None:
+    """Book what it did cost and close the intent, in one transaction; nothing if somebody did so before."""
+    journal = till.journal
+    reservation = journal.ledger.find(intent.task_uuid)
+    try:
+        if reservation is not None:
+            journal.ledger.settle(
+                reservation,
+                bill.amount,
+                source=bill.source,
+                raw_cost_text=bill.raw_cost_text,
+                seconds=seconds,
+                cause=bill.cause,
+                also=journal.closing(intent, state, bill.cause),
+            )
+    except LedgerError:
+        # We were thought dead and somebody went on in our place: the books have it, once.
+        now = journal.find(intent.task_uuid)
+        if now is None or now.state == "open":
+            raise
+
+
+def release(till: Till, intent: Intent, cause: str) -> None:
+    """Free the money and close the intent, in one transaction: nothing was bought."""
+    journal = till.journal
+    reservation = journal.ledger.find(intent.task_uuid)
+    if reservation is not None:
+        journal.ledger.release(reservation, cause, also=journal.closing(intent, "failed", cause))
+
+
+def is_remote(generator: Generator) -> TypeGuard[RemoteGenerator]:
+    """Whether its tasks live on at a provider when this process dies."""
+    return hasattr(generator, "submit")
