@@ -77,7 +77,14 @@ def connect(url: URL) -> Engine:
         return engine
     try:
         # A connection that the server dropped is noticed before it is used; 50 threads share 15 connections.
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_timeout=BUSY_SECONDS)
+        # Whoever waits for a row must see what was committed meanwhile, whatever the server's own default is.
+        return create_engine(
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_timeout=BUSY_SECONDS,
+            isolation_level="READ COMMITTED",
+        )
     except (ImportError, NoSuchModuleError):
         raise ConfigError(
             "a Postgres ledger needs psycopg2: pip install 'trellis-pipeline[postgres]'"

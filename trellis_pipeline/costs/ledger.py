@@ -161,6 +161,8 @@ class Ledger:
                 wall_state = wall.obstacle(wall.headroom(keys, before, budgets), amount)
                 if wall_state:
                     raise BudgetExceeded(f"{scope.catalog}/{scope.sku}: {wall.refusal(wall_state, amount)}")
+                if also:  # first, because it may find that somebody else has made this reservation
+                    also(connection)
                 append(
                     connection,
                     reservation,
@@ -174,8 +176,6 @@ class Ledger:
                 connection.execute(
                     insert(open_reservations), {"reservation_id": reservation.id, "ts": now, "amount": amount}
                 )
-                if also:
-                    also(connection)
                 alerts = self._alarm.due(connection, wall.headroom(keys, after, budgets).states, now)
         except BudgetExceeded:
             if wall_state:
@@ -286,7 +286,7 @@ class Ledger:
             )
             self._add(connection, stored.scope.keys(stored.day), settled=-amount, reserved=ZERO)
 
-    def adjust(self, amount: Decimal, scope: SpendScope, cause: str) -> None:
+    def adjust(self, amount: Decimal, scope: SpendScope, cause: str, *, also: Also | None = None) -> None:
         """Book a correction, found by reconciliation with the provider: more spent (> 0) or less (< 0).
 
         A correction states what happened, so no cap refuses it.
@@ -308,6 +308,8 @@ class Ledger:
                 cause=cause,
             )
             self._add(connection, scope.keys(entry.day), settled=signed, reserved=ZERO)
+            if also:
+                also(connection)
 
     # -- stopping ------------------------------------------------------------------------------------------
 

@@ -193,13 +193,18 @@ alerts = Table(
     Column("ts", UtcTime, nullable=False),
 )
 
-# What the provider said is left in the account, for reconciliation.
+# What the provider said is left in the account, beside what the ledger said at that moment. Both are sums
+# since the beginning, so two rows can be compared whatever clocks did and in any order of commits.
 balances = Table(
     "balances",
     metadata,
     Column("seq", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
     Column("ts", UtcTime, nullable=False),
     Column("generator", Text, nullable=False),
-    Column("amount", Usd, nullable=False),
+    Column("amount", Usd, nullable=False),  # negative where the account is overdrawn
     Column("raw_text", Text, nullable=False),
+    Column("settled", Usd, nullable=False),
+    Column("reserved", Usd, nullable=False),
+    Column("topped_up", Usd, nullable=False),  # said by the user, since the row before
+    Column("verdict", Text, nullable=False),  # first, ok, warn, fail
 )

@@ -32,7 +32,8 @@ class Pause:
 
 def checked_reason(reason: str) -> str:
     """The reason as one line. Raises ConfigError where there is none: whoever finds the pause needs it."""
-    line = " ".join(text(reason).split())[:500]
+    harmless = "".join(letter if letter.isprintable() else " " for letter in text(reason))
+    line = " ".join(harmless.split())[:500]
     if not line:
         raise ConfigError('a pause needs a reason, for example --reason "prices look wrong"')
     return line

@@ -60,6 +60,10 @@ def upgrade() -> None:
         sa.Column("generator", sa.Text, nullable=False),
         sa.Column("amount", Usd, nullable=False),
         sa.Column("raw_text", sa.Text, nullable=False),
+        sa.Column("settled", Usd, nullable=False),
+        sa.Column("reserved", Usd, nullable=False),
+        sa.Column("topped_up", Usd, nullable=False),
+        sa.Column("verdict", sa.Text, nullable=False),
     )
 
 
