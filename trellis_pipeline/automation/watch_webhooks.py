@@ -22,7 +22,7 @@ import dagster as dg
 from resources.ledger import LedgerResource
 from trellis_pipeline.automation.chunks import line_job_name, run_requests
 from trellis_pipeline.errors import TrellisError
-from trellis_pipeline.purchasing.webhooks import OpenIntent, open_intents
+from trellis_pipeline.purchasing.webhooks import OpenPurchase, open_purchases
 
 
 def build_webhook_sensor(
@@ -47,7 +47,7 @@ def build_webhook_sensor(
     ) -> dg.SensorResult | dg.SkipReason:
         try:
             with ledger.open() as books, books.reading() as connection:
-                open_now = open_intents(connection, catalog)
+                open_now = open_purchases(connection, catalog)
         except TrellisError as error:
             return dg.SkipReason(f"the journal cannot be read: {error}")
         seen = _decode(context.cursor)
@@ -73,7 +73,7 @@ def build_webhook_sensor(
 
 
 def to_ask(
-    open_now: Sequence[OpenIntent], seen: Mapping[str, str], now: datetime, left_after: timedelta
+    open_now: Sequence[OpenPurchase], seen: Mapping[str, str], now: datetime, left_after: timedelta
 ) -> dict[str, str]:
     """What to ask a run for, by task UUID, with the mark that stands for this very reason.
 
@@ -92,7 +92,7 @@ def to_ask(
     return asked
 
 
-def _latest_attempts(intents: Sequence[OpenIntent]) -> dict[str, int]:
+def _latest_attempts(intents: Sequence[OpenPurchase]) -> dict[str, int]:
     """The highest attempt of each product. The first one goes unsaid: a run keeps what it finds."""
     latest: dict[str, int] = {}
     for intent in intents:

@@ -18,18 +18,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import uvicorn
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from trellis_pipeline.costs.database import connect, database_errors, parse_url
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.schema import intents
 from trellis_pipeline.errors import ConfigError, TrellisError
-from trellis_pipeline.purchasing.webhooks import CALLBACK_PATH, claims_news, note_callback, reading
+from trellis_pipeline.purchasing.webhooks import CALLBACK_PATH, claims_news, note_callback
 
 MAX_BODY_BYTES = 64 * 1024
 # Both together stay below the five seconds after which the provider takes the call for lost.
@@ -57,8 +56,8 @@ class _Refused(Exception):
         self.why = why
 
 
-def build_webhook_app(engine: Engine) -> Starlette:
-    """The application over the ledger's database, which must have its tables. The caller disposes of it.
+def build_webhook_app(ledger: Ledger) -> Starlette:
+    """The application over an open ledger, which the caller closes afterwards.
 
     POST `/runware/<task uuid>?token=...` answers 200 (noted, or nothing new), 404 (unknown task or wrong
     token), 400, 408, 413 or 415 (a body that is no callback; the same whoever sends it) or 503 (no database).
@@ -73,7 +72,7 @@ def build_webhook_app(engine: Engine) -> Starlette:
             if news is None:
                 raise _Refused(400, "the body is no callback")
             token = tokens[0] if len(tokens) == 1 else ""
-            noted = await _in_time(lambda: note_callback(engine, task_uuid, token, news=news))
+            noted = await _in_time(lambda: note_callback(ledger, task_uuid, token, news=news))
         except _Refused as refused:
             log.warning("callback refused: %s", refused.why)
             return _answer(refused.status, refused.why)
@@ -86,7 +85,7 @@ def build_webhook_app(engine: Engine) -> Starlette:
 
     async def healthz(_request: Request) -> Response:
         def look() -> None:
-            with database_errors(engine.url), reading(engine) as connection:
+            with ledger.reading() as connection:
                 connection.execute(select(intents.c.task_uuid).limit(1))
 
         try:
@@ -134,7 +133,7 @@ def serve_webhooks(
     *,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. ledger_url: see `costs.database.parse_url`.
+    """Serve until SIGINT or SIGTERM. ledger_url: see `Ledger.open`.
 
     ready: called with the address, for example `http://127.0.0.1:8790`, once calls can arrive; port 0 takes
     a free one. TLS is the proxy's affair that stands in front.
@@ -142,16 +141,11 @@ def serve_webhooks(
     Raises ConfigError where the address is taken or the ledger's URL cannot work, StorageUnavailable where
     the database is not there at the start.
     """
-    Ledger.open(ledger_url).close()  # makes or migrates the tables
-    engine = connect(parse_url(ledger_url))
-    try:
-        with _listen(host, port) as listener:
-            if ready:
-                bound = listener.getsockname()[1]
-                ready(f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}")
-            webhook_server(build_webhook_app(engine)).run(sockets=[listener])
-    finally:
-        engine.dispose()
+    with Ledger.open(ledger_url) as ledger, _listen(host, port) as listener:
+        if ready:
+            bound = listener.getsockname()[1]
+            ready(f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}")
+        webhook_server(build_webhook_app(ledger)).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -165,9 +159,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 async def _json_body(request: Request) -> object:
     """The body as parsed JSON, never more of it in memory than the limit and one network chunk."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise _Refused(415, "the content type is not application/json")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
         raise _Refused(413, "the body is too large")
@@ -182,6 +173,9 @@ async def _json_body(request: Request) -> object:
         raise _Refused(408, "the body took too long") from None
     except ClientDisconnect:
         raise _Refused(400, "the body was cut short") from None
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise _Refused(415, "the content type is not application/json")
     try:
         parsed: object = json.loads(bytes(body))
     except (ValueError, RecursionError):
@@ -209,5 +203,10 @@ async def _no_such_thing(_request: Request, error: Exception) -> Response:
 
 
 def _answer(status: int, what: str) -> Response:
-    headers = {**_SAFE, "Retry-After": "1"} if status == 503 else _SAFE
+    headers = dict(_SAFE)
+    if status in (408, 413):
+        # Otherwise the server would go on to read, and drop, the rest of a body that nobody wants.
+        headers["Connection"] = "close"
+    if status == 503:
+        headers["Retry-After"] = "1"
     return JSONResponse({"status" if status == 200 else "error": what}, status, headers)

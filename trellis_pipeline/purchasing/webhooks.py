@@ -22,9 +22,9 @@ from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Engine, literal, select, update
+from sqlalchemy import Connection, literal, select, update
 
-from trellis_pipeline.costs.database import database_errors
+from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.schema import intents, spend_events
 from trellis_pipeline.errors import ConfigError
 
@@ -44,15 +44,23 @@ _UNFINISHED = frozenset({"processing", "pending", "queued", "scheduled", "waitin
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookToken:
-    """A token and what is kept of it. secret: goes into the callback URL and nowhere else."""
+class CallbackToken:
+    """A token and what is kept of it. secret: goes into the callback's URL and nowhere else.
 
+    sha256: for `intents.token_sha256`, in the intent's own transaction.
+    """
+
+    public_url: str
     secret: str = field(repr=False)
     sha256: str
 
+    def url(self, task_uuid: str) -> str:
+        """The `webhookURL` of one task. It holds the secret: never log it, never keep it."""
+        return f"{self.public_url}{CALLBACK_PATH}/{task_uuid}?token={self.secret}"
+
 
 @dataclass(frozen=True, slots=True)
-class OpenIntent:
+class OpenPurchase:
     """A purchase that is not over yet. attempt: which seed it was for, counted from 1.
 
     owner is empty, or lease_until is past, where nobody is working on it.
@@ -71,22 +79,14 @@ class OpenIntent:
         return not self.owner or self.lease_until <= now
 
 
-def new_token() -> WebhookToken:
-    """A token for one task. Its sha256 belongs into `intents.token_sha256`, in the intent's own transaction.
+def new_token(public_url: str) -> CallbackToken:
+    """A token for one task. public_url: where the endpoint is reached from outside; see `check_public_url`.
 
-    A task that is handed in again gets a new one, since the first cannot be read back from its hash. Calls
-    with the old token are then refused, and polling finds their result.
+    Only whoever begins a purchase has its token. Whoever takes the purchase over and hands the task in again
+    does so without an address, and polls.
     """
     secret = secrets.token_urlsafe(TOKEN_BYTES)
-    return WebhookToken(secret, _sha256(secret))
-
-
-def callback_url(public_url: str, task_uuid: str, token: WebhookToken) -> str:
-    """The `webhookURL` for one task. It holds the secret: never log it, never keep it.
-
-    public_url: where the endpoint is reached from outside; see `check_public_url`.
-    """
-    return f"{check_public_url(public_url)}{CALLBACK_PATH}/{task_uuid}?token={token.secret}"
+    return CallbackToken(check_public_url(public_url), secret, _sha256(secret))
 
 
 def check_public_url(public_url: str) -> str:
@@ -100,7 +100,8 @@ def check_public_url(public_url: str) -> str:
     except ValueError:
         raise ConfigError("webhooks.public_url is not a valid URL") from None
     loopback = host in {"127.0.0.1", "::1", "localhost"}
-    plain = parts.username is None and parts.password is None and not parts.query and not parts.fragment
+    # Looked for in the text: the parser drops line breaks, and finds no query behind a bare "?".
+    plain = not re.search(r"[\s?#@\\]|[^!-~]", public_url)
     if not host or not plain or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
         raise ConfigError(
             "webhooks.public_url must be like https://hooks.example.com: "
@@ -109,45 +110,42 @@ def check_public_url(public_url: str) -> str:
     return public_url.rstrip("/")
 
 
-def note_callback(
-    engine: Engine, task_uuid: str, token: str, *, news: bool = True, at: datetime | None = None
-) -> Callback:
+def note_callback(ledger: Ledger, task_uuid: str, token: str, *, news: bool = True) -> Callback:
     """Take note of one call. news: whether it claims more than progress; without news nothing is written.
 
-    at: now, with its zone. Safe for any strings, any number of times, and from many processes at once: of
-    all calls for one task exactly one is `news`. Writes only for the right token, so that forged calls never
-    take the lock that spending needs.
+    Safe for any strings, any number of times, and from many processes at once: of all calls for one task
+    exactly one is `news`. Writes only for the right token, so that forged calls never take the lock that
+    spending needs.
 
     Raises StorageUnavailable where the database cannot be used; the provider should then try again.
     """
-    now = at or datetime.now(UTC)
+    now = datetime.now(UTC)
     task_uuid = task_uuid.lower()
     if not _UUID.fullmatch(task_uuid):
         return "unknown"
     given = _sha256(token[:_MAX_TOKEN])
-    with database_errors(engine.url):
-        with reading(engine) as connection:
-            row = connection.execute(
-                select(intents.c.state, intents.c.token_sha256, intents.c.token_used_at).where(
-                    intents.c.task_uuid == task_uuid
-                )
-            ).one_or_none()
-        kept = (row.token_sha256 if row is not None else "") or _NOBODY
-        if not hmac.compare_digest(kept.encode(), given.encode()) or row is None:
-            return "unknown"
-        if not news or row.state != "open" or row.token_used_at is not None:
-            return "known"
-        with engine.begin() as connection:
-            first = connection.execute(
-                update(intents)
-                .where(
-                    intents.c.task_uuid == task_uuid,
-                    intents.c.token_sha256 == kept,
-                    intents.c.token_used_at.is_(None),
-                    intents.c.state == "open",
-                )
-                .values(token_used_at=now, called_back_at=now)
-            ).rowcount
+    with ledger.reading() as connection:
+        row = connection.execute(
+            select(intents.c.state, intents.c.token_sha256, intents.c.token_used_at).where(
+                intents.c.task_uuid == task_uuid
+            )
+        ).one_or_none()
+    kept = (row.token_sha256 if row is not None else "") or _NOBODY
+    if not hmac.compare_digest(kept, given) or row is None:
+        return "unknown"
+    if not news or row.state != "open" or row.token_used_at is not None:
+        return "known"
+    with ledger.writing() as connection:
+        first = connection.execute(
+            update(intents)
+            .where(
+                intents.c.task_uuid == task_uuid,
+                intents.c.token_sha256 == kept,
+                intents.c.token_used_at.is_(None),
+                intents.c.state == "open",
+            )
+            .values(token_used_at=now, called_back_at=now)
+        ).rowcount
     return "news" if first else "known"
 
 
@@ -169,7 +167,7 @@ def claims_news(body: object, task_uuid: str) -> bool | None:
     return any(str(item.get("status", "")).lower() not in _UNFINISHED for item in mine)
 
 
-def open_intents(connection: Connection, catalog: str) -> tuple[OpenIntent, ...]:
+def open_purchases(connection: Connection, catalog: str) -> tuple[OpenPurchase, ...]:
     """All purchases of a catalog that are not over, the oldest first."""
     query = (
         select(
@@ -184,23 +182,16 @@ def open_intents(connection: Connection, catalog: str) -> tuple[OpenIntent, ...]
         .outerjoin(
             spend_events,
             # Literal, because the partial index answers only queries in which the planner sees the kind.
-            (spend_events.c.reservation_id == intents.c.reservation_id)
+            (spend_events.c.reservation_id == intents.c.task_uuid)
             & (spend_events.c.kind == literal("reserve", literal_execute=True)),
         )
         .where(intents.c.state == "open", intents.c.catalog == catalog)
         .order_by(intents.c.made_at, intents.c.task_uuid)
     )
     return tuple(
-        OpenIntent(**{**row, "attempt": row["attempt"] or 1}) for row in connection.execute(query).mappings()
+        OpenPurchase(**{**row, "attempt": row["attempt"] or 1})
+        for row in connection.execute(query).mappings()
     )
-
-
-def reading(engine: Engine) -> Connection:
-    """A connection that only reads: in SQLite any other takes the writers' lock. Close it after use."""
-    connection = engine.connect()
-    if engine.dialect.name == "sqlite":
-        connection.execution_options(read_only=True)
-    return connection
 
 
 def _is_about(item: Mapping[str, object], task_uuid: str) -> bool:
