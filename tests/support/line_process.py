@@ -222,7 +222,7 @@ class BilledGenerator(InstantGenerator):
         os.fsync(log)
         os.close(log)
         moment(self.plan, "after", "generate", image.sha256)
-        return GeneratedModel(box_glb(), request.seed, Decimal(self.cost), 0.001, raw_cost_text=self.cost)
+        return [GeneratedModel(box_glb(), request.seed, Decimal(self.cost), 0.001, raw_cost_text=self.cost)]
 
 
 class BilledGeneratorResource(InstantGeneratorResource):
