@@ -1,7 +1,7 @@
 """The `trellis-pipeline` command: arguments in, exit codes out. The work is done below.
 
 Results go to stdout, progress and problems to stderr, so `--json` can be piped. Exit codes: 0 done, 1 some
-products failed, 2 unusable arguments or configuration.
+products failed, 2 unusable arguments or configuration, 3 a quote that the budgets have no room for.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from trellis_pipeline import __version__
-from trellis_pipeline.errors import CatalogError, ConfigError, TrellisError
+from trellis_pipeline.errors import CatalogError, ConfigError, LedgerError, TrellisError
 
 if TYPE_CHECKING:
     from trellis_pipeline.automation.summary import RunSummary
@@ -30,6 +31,9 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file; default: trellis.toml.")]
+BudgetOption = Annotated[
+    str | None, typer.Option(metavar="USD", help="The most that this run may spend, in dollars.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -54,16 +58,55 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Folder for everything this run makes.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these SKUs: --only A B, or repeated.")] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="SKU...", hidden=True)] = None,
+    budget: BudgetOption = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 if a model fails a quality gate.")] = False,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Dagster's log.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Take a catalog through the whole line: photos, crops, models, quality, report."""
-    if more and not only:
-        raise typer.BadParameter(f"{' '.join(more)}: what are these? SKUs follow --only")
-    skus = [*(only or []), *(more or [])]
-    _guarded(lambda: _run(catalog, generator, output, skus, strict, as_json, verbose, config))
+    skus = _skus(only, more)
+    _guarded(lambda: _run(catalog, generator, output, skus, budget, strict, as_json, verbose, config))
+
+
+@app.command()
+def plan(
+    catalog: Annotated[
+        str, typer.Option("--catalog", help="A catalog file, a folder or bucket of photos, or a name.")
+    ],
+    generator: Annotated[str | None, typer.Option(help="Generator to use, e.g. draft.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder that the run will be given.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only these SKUs: --only A B, or repeated.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="SKU...", hidden=True)] = None,
+    budget: BudgetOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Quote a run without buying anything. Exit code 3 if the budgets have no room for it."""
+    skus = _skus(only, more)
+
+    def work() -> int:
+        from trellis_pipeline.review.terminal import Progress
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        settings, chosen = _with_catalog(_settings(config, output, generator, budget), catalog)
+        with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
+            progress.say("loading")
+            from trellis_pipeline.automation.plan import plan_catalog, plan_document
+
+            done = plan_catalog(settings, chosen, skus, progress.start, progress.event)
+        document = plan_document(done)
+        if as_json:
+            import json
+
+            typer.echo(json.dumps(document, indent=1))
+        else:
+            from trellis_pipeline.review.quote_text import print_quote
+
+            print_quote(document)
+        return done.exit_code
+
+    _guarded(work)
 
 
 @app.command()
@@ -119,6 +162,7 @@ def _run(
     generator: str | None,
     output: Path | None,
     only: list[str],
+    budget: str | None,
     strict: bool,
     as_json: bool,
     verbose: bool,
@@ -128,7 +172,7 @@ def _run(
 
     # `docker stop` and `kill` ask like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings, chosen = _with_catalog(_settings(config, output, generator), catalog)
+    settings, chosen = _with_catalog(_settings(config, output, generator, budget), catalog)
     started = time.perf_counter()
     with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
         progress.say("loading Dagster")
@@ -150,7 +194,19 @@ def _show(summary: RunSummary, settings: Settings, *, as_json: bool) -> None:
         print_run(summary, settings.dagster_home)
 
 
-def _settings(config: Path | None, output: Path | None = None, generator: str | None = None) -> Settings:
+def _skus(only: list[str] | None, more: list[str] | None) -> list[str]:
+    """SKUs may follow --only without repeating it; nothing else may stand alone."""
+    if more and not only:
+        raise typer.BadParameter(f"{' '.join(more)}: what are these? SKUs follow --only")
+    return [*(only or []), *(more or [])]
+
+
+def _settings(
+    config: Path | None,
+    output: Path | None = None,
+    generator: str | None = None,
+    budget: str | None = None,
+) -> Settings:
     from trellis_pipeline.config import load_settings
 
     overrides: dict[str, Any] = {}
@@ -159,7 +215,19 @@ def _settings(config: Path | None, output: Path | None = None, generator: str | 
         overrides = {"storage": {"url": f"file://{folder}"}, "home": folder / ".trellis"}
     if generator is not None:
         overrides["generation"] = {"generator": generator}
+    if budget is not None:
+        overrides["budget"] = {"run_usd": _amount(budget)}
     return load_settings(config, overrides)
+
+
+def _amount(text: str) -> Decimal:
+    """--budget as an exact amount."""
+    from trellis_pipeline.costs.money import parse_usd
+
+    try:
+        return parse_usd(text)
+    except LedgerError as error:
+        raise ConfigError(f"--budget: {error}") from None
 
 
 def _with_catalog(settings: Settings, wanted: str) -> tuple[Settings, CatalogSettings]:
