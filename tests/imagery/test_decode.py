@@ -102,6 +102,17 @@ def test_an_empty_file_and_plain_text_are_refused():
     assert refusal(b"hello") == "not a PNG, JPEG or WebP image"
 
 
+def test_a_header_without_a_size_and_a_texture_format_are_told_apart_from_other_files():
+    no_width = bytearray(encoded(Image.new("RGB", (8, 8))))
+    no_width[16:20] = bytes(4)
+    assert refusal(bytes(no_width)) == "damaged PNG: its header states no size"
+    assert (
+        refusal(encoded(Image.new("RGB", (8, 8)), "JPEG")[:20]) == "damaged JPEG: its header states no size"
+    )
+    ktx2 = b"\xabKTX 20\xbb\r\n\x1a\n" + struct.pack("<9I", 0, 1, 8, 8, 0, 0, 1, 1, 1)
+    assert refusal(ktx2) == "not a PNG, JPEG or WebP image"
+
+
 def test_a_camera_photo_on_its_side_is_turned_upright():
     pixels = gradient()
     exif = Image.Exif()

@@ -2,20 +2,14 @@ from __future__ import annotations
 
 import os
 import re
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import trimesh
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
 from trellis_pipeline.errors import ModelFileError
 from trellis_pipeline.quality.header import read_header
-from trellis_pipeline.quality.image_header import read_image_header
 
 
 def test_counts_box_and_textures_are_read_from_the_header(textured_glb: bytes) -> None:
@@ -116,62 +110,3 @@ def test_drawing_the_same_primitives_without_end_is_refused(plain_glb: bytes, ed
 
     with pytest.raises(ModelFileError, match="over 20000 primitives"):
         read_header(edit(plain_glb, multiply))
-
-
-def header_of(data: bytes) -> Any:
-    return read_image_header(lambda offset, length: data[offset : offset + length], len(data))
-
-
-def picture(kind: str, size: tuple[int, int], mode: str = "RGB", **options: Any) -> bytes:
-    out = BytesIO()
-    Image.new(mode, size).save(out, kind, **options)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("kind", "mode", "options"),
-    [
-        ("PNG", "RGBA", {}),
-        ("PNG", "L", {}),
-        ("JPEG", "RGB", {"progressive": True}),
-        ("JPEG", "CMYK", {}),
-        ("JPEG", "RGB", {"exif": b"Exif\0\0" + b"x" * 60_000, "icc_profile": b"p" * 70_000}),
-        ("WEBP", "RGB", {}),
-        ("WEBP", "RGBA", {"lossless": True}),
-        ("WEBP", "RGB", {"exif": b"Exif\0\0MM"}),
-    ],
-)
-def test_image_sizes_are_found_without_decoding(kind: str, mode: str, options: dict[str, Any]) -> None:
-    data = picture(kind, (301, 77), mode, **options)
-    header = header_of(data)
-    assert (header.width, header.height, header.mime) == (301, 77, f"image/{kind.lower()}")
-
-
-def test_the_size_of_a_ktx2_texture_is_found() -> None:
-    data = (
-        b"\xabKTX 20\xbb\r\n\x1a\n" + np.array([0, 1, 512, 256, 0, 0, 1, 1, 1], "<u4").tobytes() + b"\0" * 40
-    )
-    assert (header_of(data).width, header_of(data).height) == (512, 256)
-
-
-def test_a_png_that_claims_billions_of_pixels_is_measured_not_decoded() -> None:
-    data = bytearray(picture("PNG", (8, 8)))
-    data[16:24] = (2**31 - 1).to_bytes(4, "big") * 2
-    assert header_of(bytes(data)).width == 2**31 - 1
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_an_image_cut_anywhere_in_its_header_is_no_image_or_has_its_size(kind: str) -> None:
-    data = picture(kind, (40, 30))
-    for length in range(min(len(data), 700)):
-        header = header_of(data[:length])
-        assert header is None or (header.width, header.height) == (40, 30)
-
-
-@given(
-    st.binary(max_size=200),
-    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]),
-)
-def test_noise_is_never_mistaken_with_an_exception(noise: bytes, start: bytes) -> None:
-    header = header_of(start + noise)
-    assert header is None or (header.width >= 1 and header.height >= 1)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trellis_pipeline.errors import SourceImageError
-from trellis_pipeline.imagery.headers import ImageHeader, guess_kind, read_header
+from trellis_pipeline.imagery.headers import begins_like, guess_kind, read_header
+from trellis_pipeline.mesh.image_header import ImageHeader
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,12 +76,10 @@ def _checked_header(data: bytes, max_pixels: int) -> ImageHeader:
         raise SourceImageError("the file is empty")
     header = read_header(data)
     if header is None:
+        if damaged := begins_like(data):
+            raise SourceImageError(f"damaged {damaged}: its header states no size")
         kind = guess_kind(data)
         raise SourceImageError("not a PNG, JPEG or WebP image" + (f"; it looks like {kind}" if kind else ""))
-    if header.width == 0 or header.height == 0:
-        raise SourceImageError(
-            f"damaged {header.format}: the header says {header.width} x {header.height} px"
-        )
     if header.width * header.height > max_pixels:
         raise SourceImageError(
             f"image is {header.width} x {header.height} px; "

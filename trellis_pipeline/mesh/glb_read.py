@@ -25,6 +25,7 @@ from trellis_pipeline.mesh.glb_scene import (
     primitive_counts,
     scene_meshes,
 )
+from trellis_pipeline.mesh.image_header import sniff_mime
 from trellis_pipeline.mesh.types import Float32, Int32
 
 # Whoever reads geometry or images starts from the container.
@@ -34,7 +35,6 @@ __all__ = [
     "image_bytes",
     "parse_glb",
     "read_primitives",
-    "sniff_mime",
     "texture_image",
 ]
 
@@ -126,19 +126,6 @@ def image_bytes(container: GlbContainer, texture_index: int) -> tuple[bytes, str
     if not isinstance(mime, str) or not mime:
         raise ModelFileError(f"{where} is of an unknown kind: it begins with {data[:8]!r}")
     return data, mime
-
-
-def sniff_mime(head: bytes) -> str | None:
-    """The MIME type that an image's first 16 bytes show, None if they are not PNG, JPEG, WebP or KTX2."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    if head.startswith(b"\xabKTX 20\xbb\r\n\x1a\n"):
-        return "image/ktx2"
-    return None
 
 
 def _read_primitive(reader: AccessorReader, document: Json, primitive: Json, where: str) -> Primitive:

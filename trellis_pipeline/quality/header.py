@@ -18,9 +18,9 @@ from trellis_pipeline.errors import ModelFileError
 from trellis_pipeline.mesh.glb_accessors import NORMALIZED_SCALE, data_uri_bytes
 from trellis_pipeline.mesh.glb_container import GlbContainer, GlbHead, ReadBytes, parse_glb, parse_head
 from trellis_pipeline.mesh.glb_fields import Json, child, entry, integer, members, numbers
-from trellis_pipeline.mesh.glb_read import MAX_PRIMITIVES, sniff_mime, texture_image
+from trellis_pipeline.mesh.glb_read import MAX_PRIMITIVES, texture_image
 from trellis_pipeline.mesh.glb_scene import primitive_counts, scene_meshes
-from trellis_pipeline.quality.image_header import read_image_header
+from trellis_pipeline.mesh.image_header import read_image_header, sniff_mime
 from trellis_pipeline.quality.record import TextureFacts, Vec3
 
 MAX_IMAGES = 4096

@@ -25,8 +25,8 @@ from trellis_pipeline.mesh.glb_fields import (
     numbers,
     optional_integer,
 )
+from trellis_pipeline.mesh.image_header import read_image_header
 from trellis_pipeline.quality.header import texture_infos
-from trellis_pipeline.quality.image_header import read_image_header
 
 # Component types and widths that each vertex attribute allows (§3.7.2.1).
 _FLOAT, _NORMALIZED = {5126}, {5126, 5121, 5123}
