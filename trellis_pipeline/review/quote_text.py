@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trellis_pipeline.costs.money import format_usd
+
 _MEANINGS = (
     ("new", "green", "to be generated"),
     ("shared", "cyan", "get the model that is generated for another of these"),
@@ -145,6 +147,6 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
 
 
 def _usd(text: str) -> str:
-    """Cents for large amounts; a generation costs cents, so small ones keep four places."""
+    """As people write it; whole cents are enough from ten dollars on."""
     amount = Decimal(text)
-    return f"${amount:,.2f}" if amount >= 10 or amount == 0 else f"${amount:,.4f}"
+    return format_usd(amount.quantize(Decimal("0.01")) if amount >= 10 else amount)
