@@ -223,7 +223,10 @@ async def _send(url: httpx.URL, limits: FetchLimits, client: httpx.AsyncClient) 
     for address in addresses:
         try:
             return await client.send(
-                _pinned_request(url, address, limits), stream=True, auth=None, follow_redirects=False
+                pinned_request(url, address, limits.timeout_seconds),
+                stream=True,
+                auth=None,
+                follow_redirects=False,
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             failure = error
@@ -238,20 +241,25 @@ def _allowed(host: str, allowed: tuple[str, ...]) -> bool:
     )
 
 
-def _pinned_request(url: httpx.URL, address: str, limits: FetchLimits) -> httpx.Request:
+def pinned_request(
+    url: httpx.URL,
+    address: str,
+    timeout_seconds: float,
+    accept: str = "image/png, image/jpeg, image/webp",
+) -> httpx.Request:
     """A GET that connects to `address` while TLS and the server still see the host's name.
 
     The request is built without the client, so none of its default headers or cookies go along. The
     connection is closed afterwards: a pool knows it by address only, and two hosts may share one.
     """
-    timeout = httpx.Timeout(limits.timeout_seconds).as_dict()
+    timeout = httpx.Timeout(timeout_seconds).as_dict()
     return httpx.Request(
         "GET",
         url.copy_with(host=address),
         headers={
             "Host": url.netloc.decode("ascii"),
             "User-Agent": "trellis-pipeline",
-            "Accept": "image/png, image/jpeg, image/webp",
+            "Accept": accept,
             "Accept-Encoding": "identity",
             "Connection": "close",
         },
@@ -271,7 +279,7 @@ async def _read_body(response: httpx.Response, url: httpx.URL, limits: FetchLimi
         raise SourceImageError(f"{name} is sent with the content encoding {_printable(encoding)[:40]!r}")
     body = bytearray()
     try:
-        async for piece in _unpacked(response, encoding, limits.max_bytes):
+        async for piece in unpacked(response, encoding, limits.max_bytes):
             body += piece
             if len(body) > limits.max_bytes:
                 raise _too_large(name, limits.max_bytes)
@@ -280,7 +288,7 @@ async def _read_body(response: httpx.Response, url: httpx.URL, limits: FetchLimi
     return bytes(body)
 
 
-async def _unpacked(response: httpx.Response, encoding: str, max_bytes: int) -> AsyncIterator[bytes]:
+async def unpacked(response: httpx.Response, encoding: str, max_bytes: int) -> AsyncIterator[bytes]:
     """Pieces of the body, decompressed if need be, never more than `max_bytes` + 1 in one piece.
 
     httpx's own decoder unpacks each network chunk whole, which for a bomb is a thousand times its size.

@@ -1,0 +1,113 @@
+"""What is known of one task, from everything that was ever said about it.
+
+Polls are cumulative, may repeat items, shuffle them, and mix in other tasks. So nothing is counted twice: a
+file is known by its UUID, and a view only ever grows. Pure; the waiting is `generator`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from trellis_pipeline.generation.runware.failures import Kind, kind_of
+from trellis_pipeline.generation.runware.reply import ApiError, Item, Reply
+from trellis_pipeline.generation.runware.results import ResultFile, files_of
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """files: by UUID, in the order in which they were first seen. verdicts: errors that end a result.
+
+    seen: the provider has spoken of this task. pending: the last answer showed unfinished results. quiet: how
+    many answers in a row showed nothing unfinished and nothing new. progress: 0 to 1, None if never stated.
+    """
+
+    task_uuid: str
+    wanted: int = 1
+    files: Mapping[str, ResultFile] = field(default_factory=dict)
+    verdicts: tuple[ApiError, ...] = ()
+    seen: bool = False
+    pending: bool = False
+    quiet: int = 0
+    progress: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come.
+
+        Failed results cannot be counted, as errors repeat and name no file. So where some of several results
+        failed, the task is over once two answers in a row show nothing unfinished and nothing new.
+        """
+        if len(self.files) >= self.wanted:
+            return True
+        if not self.verdicts or self.pending:
+            return False
+        return self.wanted == 1 or self.quiet >= 2
+
+    @property
+    def ordered(self) -> tuple[ResultFile, ...]:
+        """The files, at most as many as were wanted."""
+        return tuple(self.files.values())[: self.wanted]
+
+
+def merged(view: TaskView, reply: Reply, least_cost: Decimal) -> TaskView:
+    """The view after one more answer. What the answer says of other tasks is left aside."""
+    mine = reply.of(view.task_uuid)
+    files = dict(view.files)
+    pending = False
+    shares: list[float] = []
+    for item in mine.items:
+        found = files_of(item, least_cost)
+        if not found:
+            pending = True
+            shares.append(_share(item))
+        for file in found:
+            known = files.get(file.uuid)
+            # The newest link counts, the first cost stays: an answer may name it once only.
+            fresh = known is not None and known.cost_usd is not None and file.cost_usd is None
+            files[file.uuid] = (
+                replace(file, cost_usd=known.cost_usd, cost_text=known.cost_text)
+                if known is not None and fresh
+                else file
+            )
+    verdicts = tuple(dict.fromkeys((*view.verdicts, *(e for e in mine.errors if is_verdict(e)))))
+    news = len(files) > len(view.files) or len(verdicts) > len(view.verdicts)
+    spoken = bool(mine.items) or bool(verdicts)
+    quiet = view.quiet
+    if mine.items or mine.errors:
+        quiet = 0 if pending else (1 if news else view.quiet + 1)
+    return replace(
+        view,
+        files=files,
+        verdicts=verdicts,
+        seen=view.seen or spoken,
+        pending=pending,
+        quiet=quiet,
+        progress=_progress(view, len(files), shares),
+    )
+
+
+def is_verdict(error: ApiError) -> bool:
+    """Whether an error that is addressed to a task says how it ended.
+
+    Not where the poll itself was turned away, or where the task is merely not to be found: that may also mean
+    that it is not visible yet.
+    """
+    kind = kind_of(error)
+    if error.task_type == "getResponse" or kind in (Kind.ACCESS, Kind.NOT_FOUND, Kind.CONFLICT):
+        return False
+    return error.status < 500 and error.status not in (401, 403, 408, 425, 429)
+
+
+def _share(item: Item) -> float:
+    value = item.get("progress")
+    number = float(value) if value is not None and not isinstance(value, str | bool | list | dict) else 0.0
+    return min(max(number, 0.0), 100.0) / 100 if number == number else 0.0  # noqa: PLR0124 - NaN
+
+
+def _progress(view: TaskView, finished: int, shares: list[float]) -> float | None:
+    now = min(1.0, (finished + sum(shares)) / view.wanted)
+    if now == 0.0 and view.progress is None:
+        return None
+    return max(now, view.progress or 0.0)
