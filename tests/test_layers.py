@@ -19,7 +19,7 @@ FLOORS = (
     {"purchasing", "service", "review"},
     {"generation"},
     {"quality", "catalog", "imagery", "storage", "costs", "config"},
-    {"mesh", "trellis2"},
+    {"mesh", "trellis2", "config_purchasing"},
     {"errors"},
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -25,6 +25,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from trellis_pipeline.config_purchasing import (
+    AlertSettings,
+    RunwareSettings,
+    ServiceSettings,
+    WebhookSettings,
+)
 from trellis_pipeline.errors import ConfigError
 
 CONFIG_FILE = "trellis.toml"
@@ -90,11 +96,17 @@ class ImagerySettings(BaseModel):
 
 
 class GenerationSection(BaseModel):
-    """Which generator makes the models, and the request it gets (fields of the 3dInference document)."""
+    """Which generator makes the models, and the request it gets (fields of the 3dInference document).
+
+    results: models to buy for each product, of which the best is kept. retries: further purchases after the
+    provider accepted a task and failed it.
+    """
 
     model_config = _STRICT
-    generator: Literal["draft"] = "draft"
+    generator: Literal["draft", "runware"] = "draft"
     seed: int = 42
+    results: Annotated[int, Field(ge=1, le=4)] = 1
+    retries: Annotated[int, Field(ge=0, le=5)] = 1
     settings: dict[str, Any] = {}
 
 
@@ -183,6 +195,7 @@ class AutomationSettings(BaseModel):
     catalog_sensor: SensorSettings = SensorSettings()
     failed_quality_sensor: RetrySettings = RetrySettings()
     report_sensor: SensorSettings = SensorSettings()
+    webhook_sensor: SensorSettings = SensorSettings()
 
 
 class Settings(BaseSettings):
@@ -206,6 +219,10 @@ class Settings(BaseSettings):
     generation: GenerationSection = GenerationSection()
     quality: QualitySettings = QualitySettings()
     budget: BudgetSettings = BudgetSettings()
+    alerts: AlertSettings = AlertSettings()
+    runware: RunwareSettings = RunwareSettings()
+    service: ServiceSettings = ServiceSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     automation: AutomationSettings = AutomationSettings()
     catalogs: tuple[CatalogSettings, ...] = ()
 
@@ -271,6 +288,16 @@ class Settings(BaseSettings):
     def _absolute(self, path: Path) -> Path:
         path = path.expanduser()
         return path if path.is_absolute() else (self.root / path).absolute()
+
+
+def runware_api_key() -> SecretStr:
+    """RUNWARE_API_KEY from the environment. Raises ConfigError where it is not set."""
+    key = os.environ.get("RUNWARE_API_KEY", "").strip()
+    if not key:
+        raise ConfigError(
+            "RUNWARE_API_KEY is not set; put the key from https://my.runware.ai/keys into the environment"
+        )
+    return SecretStr(key)
 
 
 def find_config(start: Path | None = None) -> Path | None:

@@ -44,7 +44,37 @@ MEANINGS = {
     "See [matting](../design/matting.md).",
     "triage.hold": "Which products with a triage flag wait for a person: those that would be bought "
     "(`paid`), all (`always`), none (`never`).",
-    "generation.generator": "Which generator makes the models. This version has `draft` only.",
+    "generation.generator": "Which generator makes the models: `draft` (a blockout on the CPU, free) or "
+    "`runware` (bought; needs RUNWARE_API_KEY and a budget).",
+    "generation.results": "Models to buy for each product (1 to 4); the best by QA is kept, all are paid.",
+    "generation.retries": "Further purchases after the provider accepted a task and failed it.",
+    "alerts.percents": "Shares of a budget at which an alert is given, once each.",
+    "alerts.slack_url": "Slack incoming-webhook address for alerts. A secret: set it as "
+    "`TRELLIS_ALERTS__SLACK_URL`.",
+    "runware.base_url": "Endpoint of the API, or of a server with the same one (`trellis-pipeline serve`).",
+    "runware.delivery": "`async` hands a task in and polls; `sync` holds the connection open.",
+    "runware.image_input": "`data_uri` sends the crop with each task; `upload` sends it once and names it.",
+    "runware.ttl_seconds": "How long result URLs live; left out, the provider decides. Files are fetched at "
+    "once.",
+    "runware.max_concurrency": "Most tasks handed in at once; the client begins with 4 and finds out how "
+    "many go well.",
+    "runware.tasks_per_request": "Tasks in one request. No limit is documented, and one lost answer then "
+    "leaves one outcome open.",
+    "runware.task_seconds": "How long a task is waited for; afterwards the next run asks for it again.",
+    "runware.allowed_hosts": "Where files may come from, besides the host of `base_url`; `.example.com` "
+    "stands for every subdomain.",
+    "runware.upload_to_store": "Let the provider upload each model to the `s3://` storage by itself, where "
+    "it is verified; its URL is used where the upload does not come.",
+    "service.host": "Address that `trellis-pipeline serve` listens on.",
+    "service.port": "Its port.",
+    "service.api_key_hashes": "sha256 (hex) of each key that is let in. None: this machine only, any key.",
+    "service.price_usd": "Price of each result; left out, what the generator says it cost.",
+    "service.credit_usd": "What clients may spend together; left out, no limit.",
+    "service.concurrency": "Generations at the same time.",
+    "service.public_url": "Where clients reach the server, for links in answers.",
+    "webhooks.public_url": "Where the provider reaches `trellis-pipeline webhooks`; left out, polling alone.",
+    "webhooks.host": "Address that the webhook endpoint listens on.",
+    "webhooks.port": "Its port.",
     "generation.seed": "Seed of the first attempt; each further attempt takes the next one.",
     "generation.settings": "Fields of the request's `settings`, for all catalogs; see below.",
     "previews.px": "Pixels of the side of `preview.png`. Changing it finishes every model again, without "
@@ -72,6 +102,9 @@ MEANINGS = {
     "automation.failed_quality_sensor.max_attempts": "Attempts for each product, the first one counted.",
     "automation.report_sensor.enabled": "Whether the reports are renewed after the last run by themselves.",
     "automation.report_sensor.every_seconds": "Least time between two looks at waiting runs.",
+    "automation.webhook_sensor.enabled": "Whether purchases that nobody waits for any more are taken up "
+    "again by themselves: called back, or left by a run that died.",
+    "automation.webhook_sensor.every_seconds": "Least time between two looks at open purchases.",
     "catalogs[].name": "Asset group and key prefix: lower-case letters, digits and `_`, beginning with a "
     "letter, at most 63 characters; not `blobs` or `generations`.",
     "catalogs[].source": "A CSV, Parquet or JSON Lines file, a folder, or `s3://bucket/prefix`.",

@@ -12,6 +12,7 @@ from assets.opening import LineSettings
 from trellis_pipeline.automation.chunks import CATALOG_TAG, line_job_name, report_job_name
 from trellis_pipeline.automation.watch_catalog import build_catalog_sensor, build_nightly
 from trellis_pipeline.automation.watch_quality import build_failed_quality_sensor
+from trellis_pipeline.automation.watch_webhooks import build_webhook_sensor
 
 _ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -37,6 +38,12 @@ def build_automation(
             build_catalog_sensor(line),
             build_failed_quality_sensor(line),
             _report_sensor(line),
+            build_webhook_sensor(
+                line.name,
+                line.products_per_run,
+                enabled=line.settings.automation.webhook_sensor.enabled,
+                every_seconds=line.settings.automation.webhook_sensor.every_seconds,
+            ),
         ]
     return jobs, schedules, sensors
 

@@ -1,0 +1,64 @@
+"""Settings of everything that buys or sells: the provider, our own service, webhooks and budget alerts.
+
+Secrets have no place in the settings file: the API key is RUNWARE_API_KEY in the environment, the Slack
+address TRELLIS_ALERTS__SLACK_URL.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+Percent = Annotated[int, Field(ge=1, le=100)]
+
+
+class RunwareSettings(BaseModel):
+    """How models are bought from Runware, or from a server with the same API."""
+
+    model_config = _STRICT
+    base_url: str = "https://api.runware.ai/v1"
+    delivery: Literal["async", "sync"] = "async"
+    image_input: Literal["data_uri", "upload"] = "data_uri"
+    ttl_seconds: Annotated[int, Field(ge=60)] | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=1000)] = 32
+    tasks_per_request: Annotated[int, Field(ge=1, le=100)] = 1
+    task_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    allowed_hosts: tuple[str, ...] = (".runware.ai",)
+    upload_to_store: bool = False
+
+
+class ServiceSettings(BaseModel):
+    """Our own server with the same API. api_key_hashes: sha256 of each key; none serves this machine only.
+
+    price_usd: of each result; None takes what the generator costs. credit_usd: what clients may spend.
+    """
+
+    model_config = _STRICT
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8765
+    api_key_hashes: tuple[str, ...] = ()
+    price_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    credit_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 1
+    public_url: str = ""
+
+
+class WebhookSettings(BaseModel):
+    """Where the provider reaches our webhook endpoint; None is polling alone."""
+
+    model_config = _STRICT
+    public_url: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8790
+
+
+class AlertSettings(BaseModel):
+    """When somebody is told that a budget goes to its end, and where besides the log."""
+
+    model_config = _STRICT
+    percents: tuple[Percent, ...] = (50, 80, 100)
+    slack_url: SecretStr | None = None
