@@ -1,7 +1,9 @@
 """Planning a catalog: every product is placed, nothing is bought, and the run that follows agrees."""
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
@@ -257,3 +259,23 @@ def test_one_run_budget_holds_for_all_of_dagsters_runs_of_a_command(tmp_path):
     again = shop.run()
     assert len(shop.generator.billed) == 4
     assert again.stopped is None
+
+
+def test_every_key_of_the_document_is_in_the_reference_and_every_amount_is_exact_text(tmp_path):
+    shop = Shop(tmp_path, ["A"], budget={"total_usd": "5"})
+    reference = Path(__file__).parents[2] / "docs/reference/json.md"
+    described = reference.read_text().split("## plan")[1].split("\n## ")[0]
+
+    def check(value, key=""):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                assert f"`{name}`" in described or f"`{name}[]`" in described, name
+                check(inner, name)
+        elif isinstance(value, list):
+            for inner in value:
+                check(inner)
+        elif key.endswith("_usd"):
+            assert isinstance(value, str)
+            assert Decimal(value) >= 0
+
+    check(json.loads(json.dumps(plan_document(shop.plan()))))
