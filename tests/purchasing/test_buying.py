@@ -28,7 +28,7 @@ from trellis_pipeline.errors import (
 from trellis_pipeline.generation.generator import InputImage
 from trellis_pipeline.generation.request import build_request, request_key
 from trellis_pipeline.purchasing import errand
-from trellis_pipeline.purchasing.buy import buy
+from trellis_pipeline.purchasing.buy import buy, buy_again
 from trellis_pipeline.purchasing.generations import Choice, Order, find_generation
 from trellis_pipeline.purchasing.journal import Journal
 from trellis_pipeline.purchasing.till import Till
@@ -373,3 +373,31 @@ def test_whatever_goes_wrong_in_whatever_order_the_bill_and_the_books_agree(faul
         assert ledger.verify() == ()
         assert purchase(generator, ledger, store).reused
         assert len(provider.accepted) == len(set(provider.accepted))
+
+
+def test_a_model_can_be_bought_again_on_purpose_and_stands_beside_the_first(store, ledger):
+    provider = FarProvider()
+    generator = FarGenerator(provider)
+    first = purchase(generator, ledger, store)
+    till = Till(generator, Journal(ledger), store, FIVE_DOLLARS)
+    again = asyncio.run(buy_again(order(generator), till))
+    assert again.task_uuid != first.task_uuid
+    assert len(provider.accepted) == 2
+    assert totals(ledger).settled_usd == provider.billed
+    assert find_generation(store, order(generator)).task_uuid == first.task_uuid
+
+
+def test_an_interrupted_reproduction_is_not_taken_for_the_model_itself(store, ledger):
+    provider = FarProvider()
+    generator = FarGenerator(provider)
+    first = purchase(generator, ledger, store)
+    provider.faults["collect"] = ["too long"]
+    till = Till(generator, Journal(ledger), store, FIVE_DOLLARS)
+    with pytest.raises(OutcomeUnknown):
+        asyncio.run(buy_again(order(generator), till))
+    assert purchase(generator, ledger, store).task_uuid == first.task_uuid
+    assert len(ledger.open_reservations()) == 1
+    asyncio.run(buy_again(order(generator), till))
+    assert len(provider.accepted) == 2
+    assert totals(ledger).settled_usd == provider.billed
+    assert ledger.open_reservations() == ()

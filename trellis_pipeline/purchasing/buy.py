@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from trellis_pipeline.costs.money import ZERO
-from trellis_pipeline.errors import ConfigError, ResultLost, TaskFailed, TrellisError
+from trellis_pipeline.errors import ConfigError, OutcomeUnknown, ResultLost, TaskFailed, TrellisError
 from trellis_pipeline.generation.generator import GeneratedModel
 from trellis_pipeline.purchasing.bill import bill_for, bill_for_lost
 from trellis_pipeline.purchasing.errand import NothingBought, run_errand
@@ -65,6 +65,8 @@ async def buy(order: Order, till: Till, choose: Choose = first_of) -> Purchase:
         intent = await asyncio.to_thread(till.journal.latest, order.request_key)
         found = await asyncio.to_thread(find_generation, till.store, order)
         if intent is not None and intent.state == "open":
+            if found is not None and found.task_uuid != intent.task_uuid:
+                return found  # what is open is a reproduction of it, and somebody else's affair
             ours = await asyncio.to_thread(till.journal.take_over, intent)
             if ours is None and found is None:
                 await asyncio.sleep(pause)
@@ -90,6 +92,25 @@ async def buy(order: Order, till: Till, choose: Choose = first_of) -> Purchase:
             if retries <= 0:
                 raise
             retries -= 1
+
+
+async def buy_again(order: Order, till: Till) -> Purchase:
+    """Buy a request that was bought before once more, on purpose, and keep it beside the first.
+
+    One that was begun and interrupted is gone on with. Raises like `buy`, and OutcomeUnknown while another
+    process is at it.
+    """
+    intent = await asyncio.to_thread(till.journal.latest, order.request_key)
+    if intent is not None and intent.state == "open":
+        ours = await asyncio.to_thread(till.journal.take_over, intent)
+        begun = _Begun(ours) if ours is not None else None
+    else:
+        begun = await _begin(order, till, after=intent)
+    if begun is None:
+        raise OutcomeUnknown(
+            f"sku {order.sku}: another process is buying this model just now; try again later"
+        )
+    return await _carry_out(order, till, begun, first_of, beside_the_first=intent is not None)
 
 
 async def _fetched_again(order: Order, till: Till, intent: Intent | None, choose: Choose) -> Purchase | None:
@@ -145,7 +166,9 @@ async def _begin(order: Order, till: Till, after: Intent | None) -> _Begun | Non
     return _Begun(intent, token.url(intent.task_uuid) if token else None)
 
 
-async def _carry_out(order: Order, till: Till, begun: _Begun, choose: Choose) -> Purchase:
+async def _carry_out(
+    order: Order, till: Till, begun: _Begun, choose: Choose, *, beside_the_first: bool = False
+) -> Purchase:
     """From an intent that is ours to a purchase, or to a verdict that closes it."""
     intent = begun.intent
     try:
@@ -171,7 +194,8 @@ async def _carry_out(order: Order, till: Till, begun: _Begun, choose: Choose) ->
     def keep_and_settle() -> Purchase:
         bill = bill_for(made, reserved(till, intent), order.request.numberResults)
         identity = str(till.generator.identity)
-        purchase = keep(till.store, order, identity, intent.task_uuid, made, choice, bill)
+        number = intent.number if beside_the_first else None
+        purchase = keep(till.store, order, identity, intent.task_uuid, made, choice, bill, number)
         settle(till, intent, purchase.bill, purchase.seconds)
         return purchase
 

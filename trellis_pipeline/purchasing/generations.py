@@ -99,10 +99,12 @@ def keep(
     made: Sequence[GeneratedModel],
     choice: Choice,
     bill: Bill,
+    number: int | None = None,
 ) -> Purchase:
     """Store the bytes, then the certificate that makes them findable. The first certificate stands.
 
-    generator: its identity as text. made: at least one model.
+    generator: its identity as text. made: at least one model. number: of the purchase, where its certificate
+    is to stand beside the first one instead of being it.
     """
     blobs = [store.put_blob(model.glb, ".glb") for model in made]
     chosen = made[choice.index]
@@ -122,9 +124,9 @@ def keep(
         ),
     )
     data = json.dumps(_certificate(order, generator, purchase), indent=1, sort_keys=True).encode()
-    path = certificate_path(order.request_key)
+    path = certificate_path(order.request_key, number)
     if not store.create(path, data):
-        other = find_generation(store, order)
+        other = find_generation(store, order) if number is None else None
         if other is not None:
             # Somebody took this purchase over while we were thought dead: both have the same one.
             return replace(other, reused=False)
@@ -133,9 +135,9 @@ def keep(
     return purchase
 
 
-def certificate_path(request_key: str) -> str:
-    """Where the certificate of a request stands in the store."""
-    return f"generations/{request_key}.json"
+def certificate_path(request_key: str, number: int | None = None) -> str:
+    """Where the certificate of a request stands in the store; number: of a reproduction."""
+    return f"generations/{request_key}.json" if number is None else f"generations/{request_key}.{number}.json"
 
 
 def _certificate(order: Order, generator: str, purchase: Purchase) -> dict[str, Any]:
