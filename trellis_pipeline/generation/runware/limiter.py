@@ -139,7 +139,7 @@ class KeyGate:
     """
 
     def __init__(self) -> None:
-        self._accepted = False
+        self._accepted = asyncio.Event()
         self._refused: str | None = None
         self._alone = asyncio.Lock()
 
@@ -148,16 +148,16 @@ class KeyGate:
         """Around one call. Raises ProviderRefusesAccess where the key is known to be refused."""
         self._check()
         async with contextlib.AsyncExitStack() as alone:
-            if not self._accepted:
+            if not self._accepted.is_set():
                 await alone.enter_async_context(self._alone)
                 self._check()
-                if self._accepted:  # by the call that we waited for
+                if self._accepted.is_set():  # by the call that we waited for
                     await alone.aclose()
             yield
 
     def accepted(self) -> None:
         """The provider answered in a way that it does not answer strangers."""
-        self._accepted = True
+        self._accepted.set()
 
     def refused(self, error: ProviderRefusesAccess) -> None:
         """No further call is made with this key."""

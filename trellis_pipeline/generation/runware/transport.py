@@ -93,8 +93,8 @@ class Transport:
         """Send these tasks and read the answer, repeating where `purpose` allows it.
 
         seconds: for one attempt, in all. attempts: at most so many.
-        Returns an answer of the API, also one whose errors are addressed to tasks. Raises
-        ProviderRefusesAccess, OutOfCredit and ProviderRejected for errors about the request as a whole, NotSent and AnswerLost.
+        Returns an answer of the API, also one whose errors are addressed to tasks. Raises NotSent and
+        AnswerLost, and ProviderRefusesAccess, OutOfCredit and ProviderRejected for the request as a whole.
         """
         options = self._options
         most = attempts or options.attempts
@@ -106,12 +106,17 @@ class Transport:
                 too_long = (error.retry_after or 0) > MOST_WAIT_SECONDS
                 if not may_repeat or attempt == most or too_long:
                     raise
-                pause = back_off(
-                    attempt, options.back_off_seconds, options.back_off_most_seconds, error.retry_after
-                )
-                log.info("%s: %s; again in %.1f s", tasks[0].get("taskType"), error, pause)
-            await asyncio.sleep(pause)
+                log.info("%s: %s; trying again", tasks[0].get("taskType"), error)
+                failure = error
+            await self.pause(attempt, failure)
         raise AssertionError("unreachable")
+
+    async def pause(self, attempt: int, failure: NotSent | AnswerLost | None = None) -> None:
+        """Wait before attempt number `attempt` + 1, as long as the server asked for where it did."""
+        options = self._options
+        asked = failure.retry_after if failure is not None else None
+        first, most = options.back_off_seconds, options.back_off_most_seconds
+        await asyncio.sleep(back_off(attempt, first, most, asked))
 
     async def _once(
         self, tasks: Sequence[dict[str, Any]], purpose: Purpose, seconds: float, headers: dict[str, str]

@@ -1,0 +1,313 @@
+"""TRELLIS.2 at Runware behind the common protocol: hand in, wait, fetch.
+
+The two rules that keep it from costing twice: a task is known by a UUID that the caller chose and wrote down,
+and whatever is not certain is said to be unknown. Deciding what to do about the unknown is the caller's, who
+has the journal; see `purchasing.errand`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from trellis_pipeline.errors import OutcomeUnknown, ProviderRejected, ResultLost, TaskFailed
+from trellis_pipeline.generation.generator import (
+    GeneratedModel,
+    GeneratorIdentity,
+    InputImage,
+    Progress,
+    no_progress,
+)
+from trellis_pipeline.generation.request import TRELLIS_2, GenerationRequest
+from trellis_pipeline.generation.runware.client import RunwareClient
+from trellis_pipeline.generation.runware.failures import Kind, clean_text, describe, kind_of
+from trellis_pipeline.generation.runware.fetching import Fetching
+from trellis_pipeline.generation.runware.options import RunwareOptions, UploadSlot
+from trellis_pipeline.generation.runware.polling import poll_pauses
+from trellis_pipeline.generation.runware.reply import ApiError, Reply
+from trellis_pipeline.generation.runware.results import ResultFile
+from trellis_pipeline.generation.runware.transport import AnswerLost, NotSent
+from trellis_pipeline.generation.runware.view import TaskView, merged
+from trellis_pipeline.generation.wire import Delivery, task_json
+from trellis_pipeline.generation.wire_image import data_uri
+
+log = logging.getLogger(__name__)
+
+BUILD = "1"
+"""Raised by hand when the provider announces another build of the model; its answers name none."""
+
+LOOK_SECONDS = 1.0
+"""How often a waiting task asks whether the provider has called back."""
+
+UNSEEN_POLLS = 5
+"""After so many polls that do not know the task, the archive is asked; the task may have ended long ago."""
+
+
+class RunwareGenerator:
+    """Implements `generation.generator.RemoteGenerator`. Used from one event loop; `aclose` it at the end."""
+
+    identity = GeneratorIdentity("runware", TRELLIS_2, BUILD)
+    paid = True
+    builds_to_size = False
+
+    def __init__(self, options: RunwareOptions) -> None:
+        self.options = options
+        self.client = RunwareClient(options)
+        self._fetching = Fetching(self.client, options)
+        # What a submit was answered beyond an acknowledgement, until it is collected.
+        self._answers: dict[str, Reply] = {}
+        self._began: dict[str, float] = {}
+        self._slots: dict[str, UploadSlot] = {}
+
+    async def __aenter__(self) -> RunwareGenerator:
+        """Nothing is opened before it is needed."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections. Tasks at the provider go on and can be collected later."""
+        await self.client.aclose()
+
+    async def generate(
+        self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
+    ) -> Sequence[GeneratedModel]:
+        """Buy once under a new UUID, without a journal: a crash in here forgets what was bought.
+
+        Raises what `submit` and `collect` raise.
+        """
+        task_uuid = str(uuid.uuid4())
+        for attempt in range(3):
+            try:
+                await self.submit(task_uuid, request, image)
+                break
+            except OutcomeUnknown:
+                await asyncio.sleep(self.options.settle_seconds)
+                if await self.knows(task_uuid):
+                    break
+                if attempt == 2:
+                    raise
+        return await self.collect(task_uuid, request, progress)
+
+    async def submit(
+        self, task_uuid: str, request: GenerationRequest, image: InputImage, webhook_url: str | None = None
+    ) -> None:
+        """Hand the task in; returns when the provider has it, also if it had it before.
+
+        Raises ProviderRejected or ProviderBusy where it certainly does not have it, OutcomeUnknown where it
+        may, ProviderRefusesAccess and OutOfCredit where no task would be taken.
+        """
+        delivery = Delivery(
+            method=self.options.delivery,
+            webhook_url=webhook_url,
+            upload_endpoint=self._upload_endpoint(task_uuid, request),
+            ttl_seconds=self.options.ttl_seconds,
+        )
+        self._began.setdefault(task_uuid, time.monotonic())
+        if self.options.image_input == "upload":
+            name = await self.client.upload(image.png, image.sha256)
+            try:
+                await self._hand_in(task_uuid, request, name, delivery)
+                return
+            except ProviderRejected:
+                # The upload may be gone. Should the request itself be wrong, the next answer says so again.
+                self.client.forget_upload(image.sha256)
+        await self._hand_in(task_uuid, request, data_uri(image.png), delivery)
+
+    async def knows(self, task_uuid: str) -> bool:
+        """Whether the provider has, or had, this task. False may also mean: not visible yet.
+
+        Raises OutcomeUnknown where it cannot be asked, and the errors about the account.
+        """
+        for attempt in range(1, self.options.attempts + 1):
+            try:
+                reply = await self.client.get_response(task_uuid)
+                view = merged(TaskView(task_uuid), reply, self.options.least_cost)
+                return view.seen or await self._in_archive(task_uuid)
+            except (NotSent, AnswerLost) as error:
+                if attempt == self.options.attempts:
+                    raise OutcomeUnknown(f"task {task_uuid} cannot be asked about ({error})") from None
+                await self.client.transport.pause(attempt, error)
+            except ProviderRejected as error:
+                raise OutcomeUnknown(f"task {task_uuid} cannot be asked about: {error}") from None
+        raise AssertionError("unreachable")
+
+    async def collect(
+        self,
+        task_uuid: str,
+        request: GenerationRequest,
+        progress: Progress = no_progress,
+        hurry: Callable[[], bool] = lambda: False,
+    ) -> Sequence[GeneratedModel]:
+        """Wait until the task is done and fetch its files. Can be called again at any time.
+
+        hurry: asked between polls; True means that the provider has called back, so that the next poll comes
+        at once. Of several results those that worked are returned; `provenance` names the others.
+
+        Raises TaskFailed or ProviderRejected as the task's verdict, ResultLost where its files are gone,
+        OutcomeUnknown where it is still not done at the deadline or its files cannot be fetched now.
+        """
+        began = self._began.get(task_uuid, time.monotonic())
+        view = await self._wait(task_uuid, request.numberResults, progress, hurry)
+        if not view.files:
+            raise self._verdict(view)
+        seconds = time.monotonic() - began
+        slot = self._slots.get(task_uuid)
+        fetched = await asyncio.gather(
+            *(self._fetching.fetch(task_uuid, file, slot) for file in view.ordered), return_exceptions=True
+        )
+        for outcome in fetched:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ResultLost):
+                raise outcome
+        gone = [
+            {"result_uuid": file.uuid, "cost_usd": file.cost_text}
+            for file, outcome in zip(view.ordered, fetched, strict=True)
+            if isinstance(outcome, ResultLost)
+        ]
+        models = [
+            self._model(view, request, file, glb, seconds, gone)
+            for file, glb in zip(view.ordered, fetched, strict=True)
+            if isinstance(glb, bytes)
+        ]
+        lost = [outcome for outcome in fetched if isinstance(outcome, ResultLost)]
+        if not models:
+            raise lost[0]
+        if lost:
+            log.warning("task %s: %d of %d files are lost: %s", task_uuid, len(lost), len(fetched), lost[0])
+        self._forget(task_uuid)
+        progress(1.0)
+        return models
+
+    async def _hand_in(
+        self, task_uuid: str, request: GenerationRequest, image: str, delivery: Delivery
+    ) -> None:
+        answer = await self.client.submit(task_json(request, task_uuid, image, delivery))
+        if merged(TaskView(task_uuid), answer, self.options.least_cost).done:
+            self._answers[task_uuid] = answer
+
+    def _upload_endpoint(self, task_uuid: str, request: GenerationRequest) -> str | None:
+        if self.options.upload_slot is None or request.numberResults > 1:
+            return None
+        slot = self._slots.get(task_uuid) or self.options.upload_slot(task_uuid)
+        self._slots[task_uuid] = slot
+        return slot.put_url
+
+    async def _wait(
+        self, task_uuid: str, wanted: int, progress: Progress, hurry: Callable[[], bool]
+    ) -> TaskView:
+        """Poll until the task is done. Raises OutcomeUnknown at the deadline."""
+        options = self.options
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + options.task_seconds
+        pauses = poll_pauses(options.poll_first_seconds, options.poll_factor, options.poll_most_seconds)
+        view = TaskView(task_uuid, wanted)
+        answer = self._answers.get(task_uuid)
+        if answer is not None:
+            view = merged(view, answer, options.least_cost)
+        polls, why = 0, "it is still processing"
+        while not view.done:
+            pause = next(pauses)
+            try:
+                view = merged(view, await self.client.get_response(task_uuid), options.least_cost)
+                polls += 1
+                if not view.seen and polls % UNSEEN_POLLS == 0:
+                    view = merged(view, await self._archive(task_uuid), options.least_cost)
+                why = "it is still processing" if view.seen else "the provider does not speak of it"
+            except (NotSent, AnswerLost) as error:
+                # A poll that fails says nothing about the task, which is being worked on and will be billed.
+                why = f"the last poll failed ({error})"
+                pause = max(pause, error.retry_after or 0.0)
+            except ProviderRejected as error:
+                why = f"the last poll was refused ({error})"
+            if view.done:
+                break
+            if view.progress is not None:
+                progress(min(view.progress, 0.99))
+            left = deadline - clock()
+            if left <= 0:
+                raise OutcomeUnknown(
+                    f"task {task_uuid} is not done after {options.task_seconds:g} s, {why}; "
+                    f"{len(view.files)} of {wanted} files are there; run again to ask for it"
+                )
+            await _sleep(min(pause, left), hurry)
+        return view
+
+    async def _archive(self, task_uuid: str) -> Reply:
+        """What the archive has, without refusals, which may be those of a repeated submit."""
+        archived = await self.client.get_task_details(task_uuid)
+        told = tuple(error for error in archived.errors if kind_of(error) is Kind.FAILED)
+        return Reply(archived.status, archived.items, told)
+
+    async def _in_archive(self, task_uuid: str) -> bool:
+        archived = await self.client.get_task_details(task_uuid)
+        kinds = {kind_of(error) for error in archived.errors}
+        return bool(archived.items) or bool(kinds & {Kind.FAILED, Kind.CONFLICT, Kind.EXPIRED})
+
+    def _verdict(self, view: TaskView) -> Exception:
+        """The exception for a task of which every result failed."""
+        errors = view.verdicts
+        kinds = {kind_of(error) for error in errors}
+        words = "; ".join(dict.fromkeys(self._words(error) for error in errors))
+        if Kind.EXPIRED in kinds:
+            return ResultLost(f"task {view.task_uuid} was done, and its files are gone ({words})")
+        if kinds == {Kind.REJECTED}:
+            return ProviderRejected(f"Runware refused task {view.task_uuid} ({words})")
+        return TaskFailed(f"task {view.task_uuid} failed at Runware ({words}); trying again is a new task")
+
+    def _words(self, error: ApiError) -> str:
+        return clean_text(describe(error), (self.options.api_key.reveal(),))
+
+    def _model(
+        self,
+        view: TaskView,
+        request: GenerationRequest,
+        file: ResultFile,
+        glb: bytes,
+        seconds: float,
+        gone: list[dict[str, str]],
+    ) -> GeneratedModel:
+        provenance: dict[str, object] = {
+            "task_uuid": view.task_uuid,
+            "result_uuid": file.uuid,
+            "glb_sha256": hashlib.sha256(glb).hexdigest(),
+            "seed_stated": file.seed is not None,
+            "results_wanted": view.wanted,
+            "results_made": len(view.files),
+        }
+        if view.verdicts:
+            provenance["results_failed"] = max(0, view.wanted - len(view.files))
+            provenance["failures"] = [self._words(error) for error in view.verdicts]
+        if gone:
+            provenance["results_lost"] = gone
+        return GeneratedModel(
+            glb=glb,
+            seed=request.seed if file.seed is None else file.seed,
+            cost_usd=file.cost_usd,
+            seconds=seconds,
+            raw_cost_text=file.cost_text,
+            result_id=file.uuid,
+            provenance=provenance,
+        )
+
+    def _forget(self, task_uuid: str) -> None:
+        for known in (self._answers, self._began, self._slots):
+            known.pop(task_uuid, None)
+
+
+async def _sleep(seconds: float, hurry: Callable[[], bool]) -> None:
+    """Sleep, or less where `hurry` says so meanwhile."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + seconds
+    while (left := end - clock()) > 0:
+        await asyncio.sleep(min(left, LOOK_SECONDS))
+        if hurry():
+            return
