@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from assets.birth_certificate import keep_birth_certificate
 from assets.records import Check, LineItem, ModelQuality, ProductCrop, ProductModel, fingerprint
 from assets.stage import Stage
 from assets.tools import LineTools
@@ -33,7 +34,7 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ModelQualit
     record = assessed.value
     results = judge(record, tools.profile)
     report = record.to_json_dict()
-    return ModelQuality(
+    quality = ModelQuality(
         inputs_key=inputs_key,
         data_version=fingerprint(report, asdict(tools.profile)),
         seconds=assessed.seconds,
@@ -53,6 +54,8 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ModelQualit
         ),
         verdict=verdict(results),
     )
+    await asyncio.to_thread(keep_birth_certificate, item, tools, quality)
+    return quality
 
 
 def metadata(record: ModelQuality) -> Mapping[str, Any]:
@@ -77,7 +80,7 @@ def metadata(record: ModelQuality) -> Mapping[str, Any]:
 
 STAGE = Stage(
     record=ModelQuality,
-    version="1",
+    version="2",
     after=ProductModel.stage,
     description="Geometry, textures, file and fidelity of the GLB, judged against the catalog's profile.",
     identity=identity,
