@@ -87,14 +87,18 @@ def terms_of(orders: Iterable[Order], till: Till) -> dict[str, Terms]:
 
 
 def _terms(order: Order, till: Till) -> Terms:
+    """A history counts only if it is the one the estimate stands on, not a list price or single results."""
     ledger, identity, preset = till.journal.ledger, till.generator.identity, order.request.preset
     estimate = estimate_for(order, till)
     costs = ledger.history(identity.name, preset)
     if estimate.basis != "history" or len(costs) != estimate.samples:
-        costs = ()  # the estimate stands on something else: a list price, or the history of single results
+        costs = ()
     times = ledger.seconds_history(identity.name, preset)
     if times:
         return Terms(estimate, costs, sum(times) / len(times), "history")
-    published = PUBLISHED_SECONDS.get((identity.model, order.request.settings.resolution))
-    published = published or PUBLISHED_SECONDS.get((identity.model, None))
-    return Terms(estimate, costs, published, "published" if published else "unknown")
+    model, settings = identity.model, order.request.settings
+    published = PUBLISHED_SECONDS.get((model, settings.resolution)) or PUBLISHED_SECONDS.get((model, None))
+    if published is None:
+        return Terms(estimate, costs)
+    # Several results of one purchase may be made one after the other.
+    return Terms(estimate, costs, published * order.request.numberResults, "published")

@@ -60,14 +60,17 @@ def estimate_for(order: Order, till: Till) -> Estimate:
     """
     if not till.generator.paid:
         return Estimate(ZERO, ZERO, ZERO, "free", 0, "")
+    request = order.request
     return reservation_estimate(
         till.journal.ledger,
         load_price_book(),
         generator=till.generator.identity.name,
         model=till.generator.identity.model,
-        preset=order.request.preset,
-        resolution=order.request.settings.resolution,
+        preset=request.preset,
+        resolution=request.settings.resolution,
         on=datetime.now(UTC).date(),
+        results=request.numberResults,
+        single_preset=request.model_copy(update={"numberResults": 1}).preset,
     )
 
 
