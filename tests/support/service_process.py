@@ -2,8 +2,8 @@
 
 As a program: `python service_process.py --folder F --port-file P [--port N] [--faults JSON] [--seconds 0.2]
 [--concurrency N] [--credit USD] [--price USD] [--api-key KEY]`. The port file appears when it serves. It
-makes an instant box for every task, after the simulated generation time. What it did is read from its folder with
-`trellis_pipeline.service.testing.billing_of` and `accepted_of`.
+makes an instant box for every task, after the simulated generation time. What it did is read from its folder
+with `trellis_pipeline.service.testing.billing_of` and `accepted_of`.
 """
 
 from __future__ import annotations

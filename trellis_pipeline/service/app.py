@@ -7,6 +7,7 @@ word about our insides.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -32,6 +33,9 @@ from trellis_pipeline.service.links import is_good
 from trellis_pipeline.service.messages import Json, Reply, error
 from trellis_pipeline.service.options import ServiceOptions, account_of, is_loopback
 from trellis_pipeline.service.workers import Workers
+
+# For a request to arrive; nobody may hold a connection by sending a byte now and then.
+BODY_SECONDS = 60.0
 
 log = logging.getLogger("trellis_pipeline.service")
 
@@ -63,7 +67,8 @@ def build_service(
         lifespan=service.lifespan,
     )
     if faults is not None and faults.faults:
-        app.add_middleware(FaultInjection, engine=service.faults)
+        # Outside of Starlette's own layers, where the server's connection can be reached.
+        app.middleware_stack = FaultInjection(app.build_middleware_stack(), service.faults)
     app.state.service = service
     return app
 
@@ -146,12 +151,17 @@ class Service:
         declared = request.headers.get("content-length", "")
         body = bytearray()
         if not declared.isdecimal() or (len(declared) < 16 and int(declared) <= limit):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > limit:
-                    break
-            else:
-                return bytes(body)
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    async for piece in request.stream():
+                        body += piece
+                        if len(body) > limit:
+                            break
+                    else:
+                        return bytes(body)
+            except TimeoutError:
+                message = f"the request did not arrive within {BODY_SECONDS:g} s"
+                raise Refusal("requestTimeout", message) from None
         raise Refusal(
             "requestTooLarge", f"a request may have {limit} bytes; send fewer tasks, or upload images"
         )

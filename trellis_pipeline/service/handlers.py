@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import secrets
 import uuid
@@ -17,6 +16,7 @@ from typing import Any
 
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.errors import FieldFault, RequestInvalid, SourceImageError
+from trellis_pipeline.generation.task_uuid import task_uuid
 from trellis_pipeline.generation.wire import InferenceTask, parse_task
 from trellis_pipeline.generation.wire_image import image_form, inline_image
 from trellis_pipeline.imagery.fetch import FetchLimits, fetch_image
@@ -127,7 +127,7 @@ class Handlers:
             payload=payload,
             base_url=caller.base_url,
             seeds=tuple((first + number) % SEEDS for number in range(count)),
-            result_uuids=tuple(str(uuid.uuid4()) for _ in range(count)),
+            result_uuids=tuple(task_uuid(wanted.taskUUID, number) for number in range(count)),
             quote=price_of(self._backend.options, wanted.request(first), None) or ZERO,
         )
 
@@ -136,7 +136,8 @@ class Handlers:
         form = image_form(image)
         store = self._backend.store
         if form == "uuid":
-            if await self._backend.read(store.find_media, image, caller.account) is None:
+            owners = [caller.account, inline_owner(caller.account)]
+            if await self._backend.read(store.find_media, image, owners) is None:
                 raise RequestInvalid([FieldFault("inputs.image", "no upload has this UUID", "mediaNotFound")])
             return image
         if form == "url":
@@ -144,15 +145,13 @@ class Handlers:
         if caller.dry_run:
             check_picture(inline_image(image), self._backend.options, "inputs.image")
             return image
-        return await self._keep(inline_image(image), caller.account, "inputs.image")
+        return await self._keep(inline_image(image), inline_owner(caller.account), "inputs.image")
 
     async def _keep(self, picture: bytes, account: str, path: str) -> str:
         """Keep a picture under a UUID, the one it has if it was sent before. Raises RequestInvalid."""
         store = self._backend.store
         mime = check_picture(picture, self._backend.options, path)
-        sha256 = hashlib.sha256(picture).hexdigest()
-        await asyncio.to_thread(store.write_media, sha256, picture)
-        return await self._backend.write(store.add_media, str(uuid.uuid4()), account, sha256, mime)
+        return await self._backend.write(store.add_media, str(uuid.uuid4()), account, picture, mime)
 
     def _quote(self, new: list[tuple[InferenceTask, NewTask]], reply: Reply) -> None:
         for wanted, task in new:
@@ -226,9 +225,9 @@ class Handlers:
         seconds = self._backend.options.sync_seconds
         in_time = await asyncio.gather(*(self._workers.ended(one, seconds) for one in task_uuids))
         found = await self._backend.read(self._backend.store.find, task_uuids)
-        for task_uuid, ended in zip(task_uuids, in_time, strict=True):
+        for one, ended in zip(task_uuids, in_time, strict=True):
             if ended:
-                self._show(found[task_uuid], caller, reply, status=False)
+                self._show(found[one], caller, reply, status=False)
             else:
                 message = f"a sync task is not done after {seconds:g} s; it goes on, poll it with getResponse"
                 reply.refuse(error("providerGatewayTimeout", message, task_type=INFERENCE))
@@ -272,12 +271,12 @@ class Handlers:
 
     async def _get_task_details(self, task: Json, caller: Caller, reply: Reply) -> None:
         """The original task and the last answer it got, which after a repeated submit is its rejection."""
-        task_uuid = _uuid_of(task)
-        found = (await self._backend.read(self._backend.store.find, [task_uuid])).get(task_uuid)
+        asked = _uuid_of(task)
+        found = (await self._backend.read(self._backend.store.find, [asked])).get(asked)
         if found is None or found.account != caller.account:
             message = "no task of this account has this taskUUID"
             reply.refuse(
-                error("taskNotFound", message, task_type="getTaskDetails", task_uuid=task_uuid,
+                error("taskNotFound", message, task_type="getTaskDetails", task_uuid=asked,
                       parameter="taskUUID")
             )  # fmt: skip
             return
@@ -291,7 +290,7 @@ class Handlers:
         reply.data.append(
             {
                 "taskType": "getTaskDetails",
-                "taskUUID": task_uuid,
+                "taskUUID": asked,
                 "request": [found.payload],
                 "response": response,
             }
@@ -374,6 +373,11 @@ class Handlers:
         )
 
 
+def inline_owner(account: str) -> str:
+    """Who owns pictures that came inside tasks: deleting an upload must not take them from their task."""
+    return f"{account}/inline"
+
+
 def _conflict(task: NewTask) -> Json:
     return error(
         "conflictTaskUUID",
@@ -386,8 +390,8 @@ def _conflict(task: NewTask) -> Json:
 
 def _echo(task: Json) -> Json:
     """The task's UUID, if it has one."""
-    task_uuid = task.get("taskUUID")
-    return {"taskUUID": task_uuid[:100]} if isinstance(task_uuid, str) else {}
+    given = task.get("taskUUID")
+    return {"taskUUID": given[:100]} if isinstance(given, str) else {}
 
 
 def _text(task: Json, field: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 
 _EXPIRES = re.compile(r"[0-9]{1,12}")
@@ -20,7 +21,8 @@ def sign(secret: bytes, name: str, expires: int) -> str:
 
 def link(secret: bytes, base_url: str, name: str, expires: float) -> str:
     """A URL of the file `name` below `base_url`, good until `expires` (seconds since 1970)."""
-    return f"{base_url}/files/{name}?expires={int(expires)}&signature={sign(secret, name, int(expires))}"
+    second = math.ceil(expires)
+    return f"{base_url}/files/{name}?expires={second}&signature={sign(secret, name, second)}"
 
 
 def is_good(secret: bytes, name: str, expires: str, signature: str) -> bool:

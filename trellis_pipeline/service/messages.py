@@ -28,6 +28,8 @@ STATUS = {
     "insufficientCredits": 402,
     "taskNotFound": 404,
     "mediaNotFound": 404,
+    "forbidden": 403,
+    "requestTimeout": 408,
     "requestTooLarge": 413,
     "unsupportedMediaType": 415,
     "rateLimitExceeded": 429,

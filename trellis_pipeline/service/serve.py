@@ -6,7 +6,11 @@ being generated goes on with the next start.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
+import threading
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -17,6 +21,7 @@ from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions, check_bind
 
 GRACE_SECONDS = 5
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -33,13 +38,30 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+class Server(uvicorn.Server):
+    """uvicorn, but a signal that was obeyed is not raised once more: the caller returns instead of dying."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Only the main thread may listen to signals; elsewhere, set `should_exit`."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def make_server(
     options: ServiceOptions,
     generator: Generator,
     faults: FaultPlan | None = None,
     *,
     grace_seconds: int = GRACE_SECONDS,
-) -> uvicorn.Server:
+) -> Server:
     """A server that has not begun. grace_seconds: for requests under way when it ends.
 
     Raises ConfigError where it would be open to the network without keys.
@@ -58,7 +80,7 @@ def make_server(
         timeout_keep_alive=30,
         ws="none",
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def serve(options: ServiceOptions, generator: Generator, *, faults: FaultPlan | None = None) -> None:

@@ -7,6 +7,7 @@ work, never the bill: the row of a result is closed once, and only the transacti
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -345,16 +346,14 @@ class ServiceStore:
 
     # -- media -----------------------------------------------------------------------------------------------
 
-    def write_media(self, sha256: str, data: bytes) -> None:
-        """Keep uploaded bytes under the name of their hash."""
-        if not self.media_path(sha256).exists():
-            self.write(self.media_path(sha256), data)
-
-    def add_media(self, media_uuid: str, account: str, sha256: str, mime: str) -> str:
-        """Record uploaded bytes, which lie at `media_path` already; gives the name they have from now on.
+    def add_media(self, media_uuid: str, account: str, data: bytes, mime: str) -> str:
+        """Keep a picture; gives the name it has from now on.
 
         The same bytes of the same account keep the name they got first, and are kept for another month.
         """
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self.media_path(sha256).exists():
+            self.write(self.media_path(sha256), data)
         now = time.time()
         with self._begin() as connection:
             same = (media.c.account == account) & (media.c.sha256 == sha256)
@@ -375,11 +374,11 @@ class ServiceStore:
         for row in old:
             self.delete_media(row.media_uuid, row.account)
 
-    def find_media(self, media_uuid: str, account: str | None = None) -> tuple[str, str] | None:
-        """(sha256, MIME type) of an upload, None if there is none of that name. account: None for any."""
+    def find_media(self, media_uuid: str, accounts: Sequence[str] = ()) -> tuple[str, str] | None:
+        """(sha256, MIME type) of a picture, None if there is none of that name. accounts: none for any."""
         query = select(media.c.sha256, media.c.mime).where(media.c.media_uuid == media_uuid)
-        if account is not None:
-            query = query.where(media.c.account == account)
+        if accounts:
+            query = query.where(media.c.account.in_(accounts))
         with self._read() as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else (row.sha256, row.mime)
@@ -408,6 +407,11 @@ class ServiceStore:
         """When the next delivery is due."""
         with self._read() as connection:
             return connection.execute(select(func.min(deliveries.c.due_at))).scalar()
+
+    def count_deliveries(self) -> int:
+        """How many deliveries are not yet made."""
+        with self._read() as connection:
+            return connection.execute(select(func.count(deliveries.c.seq))).scalar_one()
 
     def postpone(self, seq: int, attempts: int, due_at: float) -> None:
         """Try a delivery again later."""

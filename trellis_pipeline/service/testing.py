@@ -29,7 +29,13 @@ from trellis_pipeline.generation.request import GenerationRequest
 from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions, hash_api_key
 from trellis_pipeline.service.serve import bind, make_server
-from trellis_pipeline.service.store import BilledResult, open_database, read_accepted, read_billing
+from trellis_pipeline.service.store import (
+    BilledResult,
+    ServiceStore,
+    open_database,
+    read_accepted,
+    read_billing,
+)
 
 LIST_PRICE = Decimal("0.0256")
 START_SECONDS = 30.0
@@ -72,9 +78,12 @@ class SlowGenerator:
 class RunningService:
     """What a test may ask a running service. base_url: of the API, `http://127.0.0.1:PORT/v1`."""
 
-    def __init__(self, options: ServiceOptions, server: uvicorn.Server, origin: str) -> None:
+    def __init__(
+        self, options: ServiceOptions, server: uvicorn.Server, thread: threading.Thread, origin: str
+    ) -> None:
         self._options = options
         self._server = server
+        self._thread = thread
         self.origin = origin
         self.base_url = f"{origin}/v1"
 
@@ -90,6 +99,24 @@ class RunningService:
     def accepted(self) -> list[str]:
         """UUIDs of the tasks it accepted, in their order."""
         return accepted_of(self.folder)
+
+    def sweep(self) -> None:
+        """Delete what has had its time now, not at the next full minute."""
+        store: ServiceStore = self._service.backend.store
+        store.expire_files(time.time())
+
+    def pending_deliveries(self, *, settled: bool = False) -> int:
+        """Webhook calls and uploads that are still to be made. settled: wait until there are none."""
+        store: ServiceStore = self._service.backend.store
+        end = time.monotonic() + START_SECONDS
+        while settled and store.next_delivery_at() is not None and time.monotonic() < end:
+            time.sleep(0.02)
+        return store.count_deliveries()
+
+    def stop(self) -> None:
+        """End the service now, as SIGTERM would; another one may be started in its folder."""
+        self._server.should_exit = True
+        self._thread.join(START_SECONDS)
 
     @property
     def struck(self) -> Counter[str]:
@@ -176,7 +203,7 @@ def running_service(
             if failed or not thread.is_alive() or time.monotonic() > end:
                 raise RuntimeError("the service did not start") from (failed[0] if failed else None)
             time.sleep(0.005)
-        yield RunningService(settings, server, f"http://127.0.0.1:{port}")
+        yield RunningService(settings, server, thread, f"http://127.0.0.1:{port}")
     finally:
         server.should_exit = True
         thread.join(START_SECONDS)

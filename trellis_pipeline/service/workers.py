@@ -157,7 +157,7 @@ class Workers:
             picture = await fetch_image(name, limits)
             check_picture(picture, options, "inputs.image")
         else:
-            found = await backend.read(backend.store.find_media, name, task.account)
+            found = await backend.read(backend.store.find_media, name)
             if found is None:
                 raise SourceImageError("the uploaded image was deleted before the task began")
             picture = await asyncio.to_thread(backend.store.media_path(found[0]).read_bytes)
