@@ -261,8 +261,7 @@ class Ledger:
         Raises LedgerError where it was not settled, or where refunds would exceed what was settled.
         """
         amount = checked(amount, "a refund")
-        with self.writing() as connection:
-            self._lock(connection)  # whoever refunds at the same time waits here
+        with self.writing(alone=True) as connection:
             stored = reserved_as(connection, reservation_id)
             kept = connection.execute(
                 select(func.sum(spend_events.c.settled_change)).where(
@@ -322,15 +321,13 @@ class Ledger:
         Raises ConfigError without a reason.
         """
         pause = Pause(self._clock().astimezone(UTC), switch.checked_reason(reason))
-        with self.writing() as connection:
-            self._lock(connection)
+        with self.writing(alone=True) as connection:
             switch.write(connection, pause)
             return switch.read(connection) or pause
 
     def resume(self) -> Pause | None:
         """Allow reservations again. Returns the pause that was lifted, None if there was none."""
-        with self.writing() as connection:
-            self._lock(connection)
+        with self.writing(alone=True) as connection:
             lifted = switch.read(connection)
             switch.write(connection, None)
             return lifted
@@ -411,8 +408,7 @@ class Ledger:
 
     def rebuild(self) -> None:
         """Make the running totals anew from the events."""
-        with self.writing() as connection:
-            self._lock(connection)
+        with self.writing(alone=True) as connection:
             audit.rewrite(connection)
 
     # -- how -----------------------------------------------------------------------------------------------
@@ -427,14 +423,16 @@ class Ledger:
             yield connection
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction that writes, for tables that stand beside the books. One at a time in SQLite."""
-        with database_errors(self._url), self._gate, self._engine.begin() as connection:
-            yield connection
+    def writing(self, *, alone: bool = False) -> Iterator[Connection]:
+        """A transaction that writes, for tables that stand beside the books. One at a time in SQLite.
 
-    def _lock(self, connection: Connection) -> None:
-        """Wait for every other writer, and keep them waiting: take the row that all of them take first."""
-        self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
+        alone: one at a time in Postgres too, as far as reservations, settlements and the like are concerned.
+        """
+        with database_errors(self._url), self._gate, self._engine.begin() as connection:
+            if alone:
+                # Adding nothing takes the row that all of them take first.
+                self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
+            yield connection
 
     def _add(
         self, connection: Connection, keys: Mapping[ScopeName, str], *, settled: Decimal, reserved: Decimal
@@ -453,7 +451,6 @@ class Ledger:
         with self.reading() as connection:
             alerts = self._alarm.refused(connection, state, amount)  # a run may be refused a thousand times
         if alerts:
-            with self.writing() as connection:
-                self._lock(connection)
+            with self.writing(alone=True) as connection:
                 alerts = record(connection, alerts, now)
             self._alarm.tell(alerts)

@@ -142,7 +142,9 @@ async def reconcile(
     """
     import asyncio
 
-    # The books come first: whatever they have settled by now was charged before the provider is asked.
+    # In this order: what is compared with is older than the books, so a correction that somebody books
+    # meanwhile is noticed; and whatever the books have settled was charged before the provider is asked.
+    last = await asyncio.to_thread(_last, ledger, generator)
     books = await asyncio.to_thread(books_of, ledger, generator)
     amount, raw_text = await fetch_balance()
     # What was reserved while the answer was on its way may be charged in it as well.
@@ -154,7 +156,7 @@ async def reconcile(
         Books(books.settled, reserved),
         signed_usd(topped_up, "a top-up"),
     )
-    return await asyncio.to_thread(_keep, ledger, generator, look, raw_text, book_cause)
+    return await asyncio.to_thread(_keep, ledger, generator, last, look, raw_text, book_cause)
 
 
 def books_of(ledger: Ledger, generator: str) -> Books:
@@ -184,16 +186,14 @@ def signed_usd(amount: Decimal, what: str) -> Decimal:
 
 
 def _keep(
-    ledger: Ledger, generator: str, look: BalanceLook, raw_text: str, book_cause: str
+    ledger: Ledger, generator: str, last: _Last, look: BalanceLook, raw_text: str, book_cause: str
 ) -> Reconciliation:
     """Compare, and write the look down; a booked correction stands in the same transaction."""
-    with ledger.reading() as connection:
-        last = _last(connection, generator)
     found = compare(generator, last.right, look, last.paid_in + look.topped_up)
     booked = found.rest if book_cause else ZERO
 
     def write(connection: Connection) -> None:
-        if _last(connection, generator).seq != last.seq:
+        if _last_seq(connection, generator) != last.seq:
             raise LedgerError(f"somebody else reconciled {generator} at the same time; run it again")
         connection.execute(
             insert(balances),
@@ -213,7 +213,7 @@ def _keep(
         scope = SpendScope(UNATTRIBUTED, "", "", generator, "", "", "")
         ledger.adjust(booked, scope, book_cause, also=write)
     else:
-        with ledger.writing() as connection:
+        with ledger.writing(alone=True) as connection:
             write(connection)
     return found
 
@@ -227,16 +227,23 @@ class _Last:
     seq: int
 
 
-def _last(connection: Connection, generator: str) -> _Last:
+def _last(ledger: Ledger, generator: str) -> _Last:
     query = select(balances).where(balances.c.generator == generator).order_by(balances.c.seq.desc())
-    paid_in, seq = ZERO, 0
-    for row in connection.execute(query):
-        seq = max(seq, row.seq)
-        if row.verdict in {"first", "ok"}:
-            books = Books(row.settled, row.reserved)
-            return _Last(BalanceLook(row.ts, row.amount, books, row.topped_up), paid_in, seq)
-        paid_in += row.topped_up
-    return _Last(None, paid_in, seq)
+    paid_in = ZERO
+    right = None
+    with ledger.reading() as connection:
+        seq = _last_seq(connection, generator)
+        for row in connection.execute(query):
+            if row.verdict in {"first", "ok"}:
+                right = BalanceLook(row.ts, row.amount, Books(row.settled, row.reserved), row.topped_up)
+                break
+            paid_in += row.topped_up
+    return _Last(right, paid_in, seq)
+
+
+def _last_seq(connection: Connection, generator: str) -> int:
+    query = select(func.max(balances.c.seq)).where(balances.c.generator == generator)
+    return connection.execute(query).scalar() or 0
 
 
 def summary(found: Reconciliation) -> str:
