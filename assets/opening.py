@@ -76,7 +76,7 @@ def open_tools(
     """Open what the stages need. Raises ConfigError or StorageUnavailable before any product is touched."""
     import httpx
 
-    from trellis_pipeline.imagery.fetch import FetchLimits, fetch_image
+    from trellis_pipeline.imagery.fetch import Fetched, FetchLimits, fetch_if_changed
     from trellis_pipeline.imagery.make_crop import CropOptions
     from trellis_pipeline.purchasing.journal import Journal
     from trellis_pipeline.purchasing.till import Till
@@ -91,11 +91,11 @@ def open_tools(
 
     clients: list[httpx.AsyncClient] = []  # one for all photos, made by the first that needs it
 
-    async def fetch(location: str) -> bytes:
+    async def fetch(location: str, etag: str) -> Fetched:
         if location.startswith("http") and not clients:
             clients.append(httpx.AsyncClient())
         client = clients[0] if clients else None
-        return await fetch_image(location, limits, client=client, read_s3=catalogs.read_s3)
+        return await fetch_if_changed(location, limits, etag, client=client, read_s3=catalogs.read_s3)
 
     async def end_fetching() -> None:
         while clients:

@@ -44,7 +44,11 @@ class StageRecord(BaseModel):
 
 
 class SourceImage(StageRecord):
-    """The photo as fetched. location: without query string, which may hold a signature."""
+    """The photo as fetched. location: without query string, which may hold a signature.
+
+    etag: what the server called these bytes, empty where it does not say. fetched_as: a hash of the whole
+    location and of what was asked of the photo there; the ETag is only good for that.
+    """
 
     stage = "source_images"
 
@@ -56,6 +60,8 @@ class SourceImage(StageRecord):
     height: int
     has_alpha: bool
     notes: tuple[str, ...] = ()
+    etag: str = ""
+    fetched_as: str = ""
 
 
 class Flag(BaseModel):

@@ -16,8 +16,8 @@ from typing import Any
 import dagster as dg
 
 from assets.paths import product_path
-from assets.records import LineItem, SourceImage
-from assets.stage import Stage
+from assets.records import LineItem, SourceImage, fingerprint
+from assets.stage import Stage, is_intact
 from assets.tools import LineTools
 from trellis_pipeline.errors import SourceImageError
 
@@ -25,13 +25,13 @@ _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
 def identity(item: LineItem, tools: LineTools) -> tuple[object, ...]:
-    """Where the photo is, and its change token. Without a token it is fetched every time."""
+    """Where the photo is, and its change token. Without a token its server is asked every time."""
     state = tools.image_state(item.product.image) or uuid.uuid4().hex
     return (item.product.image, state, tools.crop_options.max_pixels)
 
 
 async def make(item: LineItem, tools: LineTools, inputs_key: str) -> SourceImage:
-    """Fetch, check that it decodes, keep the bytes."""
+    """Fetch, check that it decodes, keep the bytes. What the server says is unchanged stays as it is."""
     from trellis_pipeline.imagery.fetch import redact_url
     from trellis_pipeline.imagery.make_crop import inspect_photo
 
@@ -40,7 +40,12 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> SourceImage
             f"the catalog has no product {item.product.sku!r}: materialize product_catalog to retire it"
         )
     started = time.perf_counter()
-    data = await tools.fetch(item.product.image)
+    fetched_as = fingerprint(item.product.image, tools.crop_options.max_pixels, STAGE.version)
+    known = await asyncio.to_thread(_still_good, item, tools, fetched_as)
+    fetched = await tools.fetch(item.product.image, known.etag if known else "")
+    if known is not None and fetched.data is None:
+        return known
+    data = fetched.data
     fetch_seconds = time.perf_counter() - started
     if not data:
         raise SourceImageError(f"{redact_url(item.product.image)}: the file is empty")
@@ -64,7 +69,17 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> SourceImage
         height=facts.height,
         has_alpha=facts.has_alpha,
         notes=facts.notes,
+        etag=fetched.etag,
+        fetched_as=fetched_as,
     )
+
+
+def _still_good(item: LineItem, tools: LineTools, fetched_as: str) -> SourceImage | None:
+    """The record that is there, if it has an ETag for this very question and its files are there too."""
+    known = item.maybe(SourceImage)
+    if known is None or not known.etag or known.fetched_as != fetched_as or not is_intact(known, tools):
+        return None
+    return known
 
 
 def metadata(record: SourceImage) -> Mapping[str, Any]:

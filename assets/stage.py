@@ -30,6 +30,7 @@ class Stage(Generic[R]):
 
     version: code version; raise it when the same inputs give another result.
     identity: JSON-able parts of everything the stage reads. make: does the work; it gets the inputs_key.
+    Where only a look tells whether anything changed, it may return the record that the item carries already.
     """
 
     record: type[R]
@@ -82,6 +83,8 @@ async def run_stage(stage: Stage[R], item: LineItem, tools: LineTools) -> LineIt
         if current:
             return item
     record = await stage.make(item, tools, key)
+    if record is found:
+        return item
     await asyncio.to_thread(
         tools.store.write,
         record_path(tools.catalog, item.product.sku, stage.name),
@@ -101,10 +104,11 @@ def _look_up(stage: Stage[R], item: LineItem, tools: LineTools) -> tuple[R | Non
     if found is not None:
         item = item.with_record(found, fresh=False)
     key = current_key(stage, item, tools)
-    return found, key, found is not None and found.inputs_key == key and _intact(found, tools)
+    return found, key, found is not None and found.inputs_key == key and is_intact(found, tools)
 
 
-def _intact(record: StageRecord, tools: LineTools) -> bool:
+def is_intact(record: StageRecord, tools: LineTools) -> bool:
+    """The files that the record stands on are all there."""
     try:
         return all(tools.store.has_blob(blob) for blob in record.blobs())
     except StorageError:

@@ -16,6 +16,7 @@ from trellis_pipeline.storage.store import ArtifactStore
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
+    from trellis_pipeline.imagery.fetch import Fetched
     from trellis_pipeline.imagery.make_crop import CropOptions
     from trellis_pipeline.purchasing.till import Till
     from trellis_pipeline.quality.profiles import Profile
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class LineTools:
     """run_id: the run that money is booked on, and whose `run_usd` holds; may span several of Dagster's.
 
-    fetch: photo bytes by location; end_fetching closes its connections, in the same event loop.
+    fetch: a photo by location and last ETag; end_fetching closes its connections, in the same event loop.
 
     request: the validated request for a product and its attempt.
     """
@@ -35,7 +36,7 @@ class LineTools:
     store: ArtifactStore
     till: Till
     workers: WorkerPool
-    fetch: Callable[[str], Awaitable[bytes]]
+    fetch: Callable[[str, str], Awaitable[Fetched]]
     end_fetching: Callable[[], Awaitable[None]]
     image_state: Callable[[str], str]
     request: Callable[[Product, int], GenerationRequest]

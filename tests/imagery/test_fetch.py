@@ -15,7 +15,7 @@ import pytest
 
 from trellis_pipeline.errors import BlobMissing, SourceImageError, StorageUnavailable
 from trellis_pipeline.imagery.addresses import refusal
-from trellis_pipeline.imagery.fetch import FetchLimits, fetch_image, redact_url
+from trellis_pipeline.imagery.fetch import Fetched, FetchLimits, fetch_if_changed, fetch_image, redact_url
 
 SECRET = "X-Amz-Signature=5ecret"
 LAN = FetchLimits(allow_private_addresses=True, timeout_seconds=10)
@@ -433,3 +433,57 @@ def test_s3_failures_name_the_object_and_a_lost_store_stops_the_run():
 )
 def test_a_redacted_location_keeps_what_identifies_it_and_no_secret(url, safe):
     assert redact_url(url) == safe
+
+
+def asked(path, answers, etag=""):
+    """What comes of asking with an ETag, and the heads of the requests that the server saw."""
+
+    async def go():
+        async with serving(answers) as server:
+            return await fetch_if_changed(server.url(path), LAN, etag), server.requests
+
+    return asyncio.run(go())
+
+
+def test_a_photo_that_still_has_its_etag_is_not_sent_again():
+    first, requests = asked("/a", {"/a": response(b"photo", ETag='"v1"')})
+    assert first == Fetched(b"photo", '"v1"')
+    assert "if-none-match" not in requests[0].lower()
+    again, requests = asked("/a", {"/a": response(status="304 Not Modified", ETag='"v1"')}, '"v1"')
+    assert again == Fetched(None, '"v1"')
+    assert 'if-none-match: "v1"' in requests[0].lower()
+
+
+def test_a_photo_with_a_new_etag_or_a_server_that_does_not_care_sends_it_whole():
+    assert asked("/a", {"/a": response(b"new", ETag='"v2"')}, '"v1"')[0] == Fetched(b"new", '"v2"')
+    assert asked("/a", {"/a": response(b"new")}, '"v1"')[0] == Fetched(b"new", "")
+
+
+@pytest.mark.parametrize("etag", ['W/"v1"', "v1", '"', '""', '"a b"', '"' + "x" * 500 + '"', '"\xe9"'])
+def test_etags_that_do_not_vouch_for_every_byte_are_not_remembered(etag):
+    assert asked("/a", {"/a": response(b"photo", ETag=etag)})[0] == Fetched(b"photo", "")
+
+
+def test_behind_a_redirect_nothing_is_asked_and_nothing_remembered():
+    answers = {"/a": response(status="302 Found", Location="b"), "/b": response(b"photo", ETag='"v1"')}
+    outcome, requests = asked("/a", answers, '"v0"')
+    assert outcome == Fetched(b"photo", "")
+    assert ["if-none-match" in request.lower() for request in requests] == [True, False]
+
+
+def test_not_modified_without_having_been_asked_is_an_error():
+    answer = {"/a": response(status="304 Not Modified")}
+    assert "HTTP 304" in str(fetched("/a", answer)[0])
+    with pytest.raises(SourceImageError, match="HTTP 304"):
+        asked("/a", answer)
+    moved = {"/a": response(status="302 Found", Location="b"), "/b": response(status="304 Not Modified")}
+    with pytest.raises(SourceImageError, match="HTTP 304"):
+        asked("/a", moved, '"v1"')
+
+
+def test_photos_in_the_users_own_storage_come_whole(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"pixels")
+    assert asyncio.run(fetch_if_changed(str(path), LAN, '"v1"')) == Fetched(b"pixels", "")
+    read = {"s3://b/k": b"from s3"}.__getitem__
+    assert asyncio.run(fetch_if_changed("s3://b/k", LAN, '"v1"', read_s3=read)) == Fetched(b"from s3", "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,7 @@ from trellis_pipeline.errors import BlobMissing, SourceImageError, TrellisError
 from trellis_pipeline.imagery.addresses import resolve_host
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_STRONG_ETAG = re.compile(r'"[!#-~]{1,200}"')  # RFC 9110 §8.8.3, less what is not ASCII
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,17 @@ class FetchLimits:
     max_redirects: int = 5
     allow_private_addresses: bool = False
     allowed_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """data: the photo's bytes; None where the server says they are still those that the given ETag names.
+
+    etag: for the next time; empty where the location has none that vouches for every byte.
+    """
+
+    data: bytes | None
+    etag: str = ""
 
 
 def redact_url(url: str) -> str:
@@ -77,7 +90,9 @@ async def fetch_image(
     if scheme == "s3":
         return await _fetch_s3(location, limits, read_s3)
     if scheme in ("https", "http"):
-        return await _fetch_url(location, limits, client)
+        fetched = await _fetch_url(location, limits, client)
+        assert fetched.data is not None  # only a question with an ETag can be answered without bytes
+        return fetched.data
     if scheme == "file":
         return await asyncio.to_thread(_read_file, _file_path(location), limits.max_bytes)
     if scheme or location.lower().startswith("data:"):
@@ -85,6 +100,25 @@ async def fetch_image(
             f"{redact_url(location)}: the scheme is not supported; use a path, file://, s3:// or https://"
         )
     return await asyncio.to_thread(_read_file, Path(location), limits.max_bytes)
+
+
+async def fetch_if_changed(
+    location: str,
+    limits: FetchLimits,
+    etag: str = "",
+    *,
+    client: httpx.AsyncClient | None = None,
+    read_s3: Callable[[str], bytes] | None = None,
+) -> Fetched:
+    """Like `fetch_image`, but a photo on the web that still has the given ETag is not sent again.
+
+    etag: as it came with the bytes of this very location, or empty. Only strong ETags count, because weak
+    ones may stay the same while bytes change, and only without a redirect, because an ETag belongs to the
+    address that gave it (RFC 9110, sections 8.8.1 and 13.1.2).
+    """
+    if location.partition("://")[0].lower() in ("https", "http"):
+        return await _fetch_url(location, limits, client, etag)
+    return Fetched(await fetch_image(location, limits, read_s3=read_s3))
 
 
 def _too_large(what: str, limit: int, size: int | None = None) -> SourceImageError:
@@ -161,15 +195,17 @@ def _timed_out(name: str, limits: FetchLimits) -> SourceImageError:
     )
 
 
-async def _fetch_url(url: str, limits: FetchLimits, client: httpx.AsyncClient | None) -> bytes:
+async def _fetch_url(
+    url: str, limits: FetchLimits, client: httpx.AsyncClient | None, etag: str = ""
+) -> Fetched:
     name = redact_url(url)
     try:
         async with asyncio.timeout(limits.timeout_seconds):
             if client is not None:
-                return await _follow(url, limits, client)
+                return await _follow(url, limits, client, etag)
             # No environment: a proxy would resolve names itself, and ~/.netrc holds passwords.
             async with httpx.AsyncClient(trust_env=False) as own:
-                return await _follow(url, limits, own)
+                return await _follow(url, limits, own, etag)
     except (TimeoutError, httpx.TimeoutException):
         raise _timed_out(name, limits) from None
     except httpx.HTTPError as error:
@@ -177,14 +213,17 @@ async def _fetch_url(url: str, limits: FetchLimits, client: httpx.AsyncClient | 
         raise SourceImageError(f"{name} cannot be fetched: {type(error).__name__}") from None
 
 
-async def _follow(url: str, limits: FetchLimits, client: httpx.AsyncClient) -> bytes:
-    """Fetch `url`, checking every hop as if it were the first."""
+async def _follow(url: str, limits: FetchLimits, client: httpx.AsyncClient, etag: str) -> Fetched:
+    """Fetch `url`, checking every hop as if it were the first; only that one is asked about the ETag."""
     current = _parse(url, url)
-    for _ in range(limits.max_redirects + 1):
-        response = await _send(current, limits, client)
+    for hop in range(limits.max_redirects + 1):
+        response = await _send(current, limits, client, etag if hop == 0 else "")
         try:
+            if response.status_code == 304 and etag and hop == 0:
+                return Fetched(None, etag)
             if response.status_code not in REDIRECTS:
-                return await _read_body(response, current, limits)
+                data = await _read_body(response, current, limits)
+                return Fetched(data, _strong_etag(response) if hop == 0 else "")
             target = response.headers.get("location", "")
         finally:
             await response.aclose()
@@ -197,6 +236,11 @@ async def _follow(url: str, limits: FetchLimits, client: httpx.AsyncClient) -> b
     raise SourceImageError(f"{redact_url(url)} redirects more than {limits.max_redirects} times")
 
 
+def _strong_etag(response: httpx.Response) -> str:
+    etag: str = response.headers.get("etag", "")
+    return etag if _STRONG_ETAG.fullmatch(etag) else ""
+
+
 def _parse(url: str, named: str) -> httpx.URL:
     try:
         return httpx.URL(url)
@@ -204,7 +248,7 @@ def _parse(url: str, named: str) -> httpx.URL:
         raise SourceImageError(f"{redact_url(named)} is not a valid URL") from None
 
 
-async def _send(url: httpx.URL, limits: FetchLimits, client: httpx.AsyncClient) -> httpx.Response:
+async def _send(url: httpx.URL, limits: FetchLimits, client: httpx.AsyncClient, etag: str) -> httpx.Response:
     """Start one request to a judged address of the URL's host. The caller closes the response."""
     name = redact_url(str(url))
     if url.scheme != "https" and not (url.scheme == "http" and limits.allow_private_addresses):
@@ -221,13 +265,11 @@ async def _send(url: httpx.URL, limits: FetchLimits, client: httpx.AsyncClient) 
     addresses = await resolve_host(url.host, port, allow_private=limits.allow_private_addresses)
     failure: httpx.TransportError | None = None
     for address in addresses:
+        request = pinned_request(url, address, limits.timeout_seconds)
+        if etag:
+            request.headers["If-None-Match"] = etag
         try:
-            return await client.send(
-                pinned_request(url, address, limits.timeout_seconds),
-                stream=True,
-                auth=None,
-                follow_redirects=False,
-            )
+            return await client.send(request, stream=True, auth=None, follow_redirects=False)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             failure = error
     assert failure is not None  # addresses is never empty
