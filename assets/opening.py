@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from assets.tools import LineTools
 from assets.workers import WorkerPool
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
     from trellis_pipeline.generation.request import GenerationRequest
     from trellis_pipeline.quality.profiles import Profile
+
+
+# How long a provider may take to bring a file that it was allowed to upload.
+_SLOT_SECONDS = 6 * 3600
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A generator with connections of its own."""
+
+    async def aclose(self) -> None:
+        """Close them, in the event loop that used them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +109,26 @@ def open_tools(
         client = clients[0] if clients else None
         return await fetch_if_changed(location, limits, etag, client=client, read_s3=catalogs.read_s3)
 
-    async def end_fetching() -> None:
+    async def end_connections() -> None:
         while clients:
             await clients.pop().aclose()
+        if isinstance(maker, Closable):
+            await maker.aclose()
 
     workers = WorkerPool(line.settings.run.workers)
     try:
         with ledger.open() as books:
             shelf = store.open()
-            till = Till(generator.open(workers.run), Journal(books), shelf, ledger.budgets)
+            new_slot = store.new_slot(_SLOT_SECONDS) if generator.upload_to_store else None
+            maker = generator.open(workers.run, new_slot)
+            till = Till(
+                maker,
+                Journal(books),
+                shelf,
+                ledger.budgets,
+                retries=generator.retries,
+                webhooks_url=generator.webhooks_url,
+            )
             yield LineTools(
                 catalog=line.name,
                 run_id=run_id,
@@ -113,7 +136,7 @@ def open_tools(
                 till=till,
                 workers=workers,
                 fetch=fetch,
-                end_fetching=end_fetching,
+                end_connections=end_connections,
                 image_state=_image_state(catalogs),
                 request=_requests(line, generator),
                 crop_options=CropOptions(max_pixels=imagery.max_pixels, matte=imagery.matte),

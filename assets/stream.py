@@ -23,6 +23,7 @@ from assets.tools import LineTools
 from trellis_pipeline.errors import (
     BudgetExceeded,
     ConfigError,
+    OutOfCredit,
     ProductHeld,
     StorageError,
     StorageUnavailable,
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 Status = Literal["generated", "cached", "held", "failed"]
 
 # These would repeat themselves for every product: the run stops, and says it once.
-STOPS_THE_RUN = (StorageUnavailable, BudgetExceeded, ConfigError)
+STOPS_THE_RUN = (StorageUnavailable, BudgetExceeded, OutOfCredit, ConfigError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ async def _carry_all(
             for _ in range(in_flight):
                 group.create_task(carrier())
     finally:
-        await tools.end_fetching()
+        await tools.end_connections()
 
 
 async def _carry(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class LineTools:
     """run_id: the run that money is booked on, and whose `run_usd` holds; may span several of Dagster's.
 
-    fetch: a photo by location and last ETag; end_fetching closes its connections, in the same event loop.
+    fetch: a photo by location and last ETag; end_connections closes what it
+    and the generator have opened, in the same event loop.
 
     request: the validated request for a product and its attempt.
     """
@@ -37,7 +38,7 @@ class LineTools:
     till: Till
     workers: WorkerPool
     fetch: Callable[[str, str], Awaitable[Fetched]]
-    end_fetching: Callable[[], Awaitable[None]]
+    end_connections: Callable[[], Awaitable[None]]
     image_state: Callable[[str], str]
     request: Callable[[Product, int], GenerationRequest]
     crop_options: CropOptions

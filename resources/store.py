@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from trellis_pipeline.storage.store import ArtifactStore, open_store
+
+if TYPE_CHECKING:
+    from trellis_pipeline.generation.runware.options import UploadSlot
 
 
 class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
@@ -23,6 +27,38 @@ class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
     def open(self) -> ArtifactStore:
         """Open the store. Raises ConfigError for an unusable URL, StorageUnavailable without access."""
         return open_store(self.url, s3_client=self.s3_client)
+
+    def new_slot(self, seconds: int) -> Callable[[str], UploadSlot] | None:
+        """Makes places in the bucket that a provider may upload one file to; None where there is no bucket.
+
+        seconds: how long each permission lasts. The files stand under `incoming/` and may be expired by a
+        lifecycle rule after a day: what is worth keeping has been copied by then.
+        """
+        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        if not self.url.startswith("s3://"):
+            return None
+        client = self.s3_client()
+
+        def slot(task_uuid: str) -> UploadSlot:
+            from botocore.exceptions import ClientError
+
+            from trellis_pipeline.generation.runware.options import UploadSlot
+
+            place = {
+                "Bucket": bucket,
+                "Key": "/".join(filter(None, (prefix.strip("/"), "incoming", f"{task_uuid}.glb"))),
+            }
+
+            def read() -> bytes | None:
+                try:
+                    body: bytes = client.get_object(**place)["Body"].read()
+                except ClientError:
+                    return None
+                return body
+
+            return UploadSlot(client.generate_presigned_url("put_object", place, ExpiresIn=seconds), read)
+
+        return slot
 
     def s3_client(self) -> Any:
         """A boto3 S3 client; dagster-aws is imported only by those who need it."""

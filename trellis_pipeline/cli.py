@@ -9,15 +9,23 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trellis_pipeline import __version__
-from trellis_pipeline.errors import CatalogError, ConfigError, LedgerError, TrellisError
+from trellis_pipeline.cli_common import (
+    BaseUrlOption,
+    BudgetOption,
+    ConfigOption,
+    GeneratorOption,
+    JsonOption,
+    guarded,
+    settings_for,
+    settings_for_run,
+)
+from trellis_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from trellis_pipeline.automation.summary import RunSummary
@@ -29,12 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Product photos to shop-ready GLB models, with lineage, QA and an exact cost for each.",
 )
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file; default: trellis.toml.")]
-BudgetOption = Annotated[
-    str | None, typer.Option(metavar="USD", help="The most that this run may spend, in dollars.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def main() -> None:
@@ -54,7 +56,8 @@ def run(
     catalog: Annotated[
         str, typer.Option("--catalog", help="A catalog file, a folder or bucket of photos, or a name.")
     ],
-    generator: Annotated[str | None, typer.Option(help="Generator to use, e.g. draft.")] = None,
+    generator: GeneratorOption = None,
+    base_url: BaseUrlOption = None,
     output: Annotated[Path | None, typer.Option(help="Folder for everything this run makes.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these SKUs: --only A B, or repeated.")] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="SKU...", hidden=True)] = None,
@@ -66,7 +69,9 @@ def run(
 ) -> None:
     """Take a catalog through the whole line: photos, crops, models, quality, report."""
     skus = _skus(only, more)
-    _guarded(lambda: _run(catalog, generator, output, skus, budget, strict, as_json, verbose, config))
+    guarded(
+        lambda: _run(catalog, generator, base_url, output, skus, budget, strict, as_json, verbose, config)
+    )
 
 
 @app.command()
@@ -74,7 +79,8 @@ def plan(
     catalog: Annotated[
         str, typer.Option("--catalog", help="A catalog file, a folder or bucket of photos, or a name.")
     ],
-    generator: Annotated[str | None, typer.Option(help="Generator to use, e.g. draft.")] = None,
+    generator: GeneratorOption = None,
+    base_url: BaseUrlOption = None,
     output: Annotated[Path | None, typer.Option(help="Folder that the run will be given.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these SKUs: --only A B, or repeated.")] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="SKU...", hidden=True)] = None,
@@ -89,7 +95,9 @@ def plan(
         from trellis_pipeline.review.terminal import Progress
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        settings, chosen = _with_catalog(_settings(config, output, generator, budget), catalog)
+        settings, chosen = _with_catalog(
+            settings_for_run(config, output, budget, generator, base_url), catalog
+        )
         with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
             progress.say("loading")
             from trellis_pipeline.automation.plan import plan_catalog, plan_document
@@ -106,7 +114,7 @@ def plan(
             print_quote(document)
         return done.exit_code
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
@@ -128,7 +136,7 @@ def inspect(
         typer.echo(json.dumps(record.to_json_dict(), indent=1) if as_json else record_text(record))
         return 0
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
@@ -146,7 +154,7 @@ def costs(
         from trellis_pipeline.costs.reports import report
         from trellis_pipeline.review.terminal import cost_document, print_costs
 
-        with Ledger.open(_settings(config, output).ledger_url) as ledger:
+        with Ledger.open(settings_for(config, output).ledger_url) as ledger:
             lines = report(ledger, by=by, catalog=catalog)
         if as_json:
             typer.echo(cost_document(by, lines))
@@ -154,12 +162,13 @@ def costs(
             print_costs(by, lines)
         return 0
 
-    _guarded(work)
+    guarded(work)
 
 
 def _run(
     catalog: str,
     generator: str | None,
+    base_url: str | None,
     output: Path | None,
     only: list[str],
     budget: str | None,
@@ -172,7 +181,7 @@ def _run(
 
     # `docker stop` and `kill` ask like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings, chosen = _with_catalog(_settings(config, output, generator, budget), catalog)
+    settings, chosen = _with_catalog(settings_for_run(config, output, budget, generator, base_url), catalog)
     started = time.perf_counter()
     with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
         progress.say("loading Dagster")
@@ -201,35 +210,6 @@ def _skus(only: list[str] | None, more: list[str] | None) -> list[str]:
     return [*(only or []), *(more or [])]
 
 
-def _settings(
-    config: Path | None,
-    output: Path | None = None,
-    generator: str | None = None,
-    budget: str | None = None,
-) -> Settings:
-    from trellis_pipeline.config import load_settings
-
-    overrides: dict[str, Any] = {}
-    if output is not None:
-        folder = output.absolute()
-        overrides = {"storage": {"url": f"file://{folder}"}, "home": folder / ".trellis"}
-    if generator is not None:
-        overrides["generation"] = {"generator": generator}
-    if budget is not None:
-        overrides["budget"] = {"run_usd": _amount(budget)}
-    return load_settings(config, overrides)
-
-
-def _amount(text: str) -> Decimal:
-    """--budget as an exact amount."""
-    from trellis_pipeline.costs.money import parse_usd
-
-    try:
-        return parse_usd(text)
-    except LedgerError as error:
-        raise ConfigError(f"--budget: {error}") from None
-
-
 def _with_catalog(settings: Settings, wanted: str) -> tuple[Settings, CatalogSettings]:
     """The configured catalog of that name or source, or a new one for an unconfigured path."""
     from trellis_pipeline.config import CatalogSettings, catalog_name_for
@@ -241,19 +221,3 @@ def _with_catalog(settings: Settings, wanted: str) -> tuple[Settings, CatalogSet
     name = catalog_name_for(source, {catalog.name for catalog in settings.catalogs})
     added = CatalogSettings(name=name, source=source)
     return settings.model_copy(update={"catalogs": (*settings.catalogs, added)}), added
-
-
-def _guarded(work: Callable[[], int]) -> NoReturn:
-    """Run a command; every error of ours becomes one clear message and an exit code, never a traceback."""
-    try:
-        code = work()
-    except (ConfigError, CatalogError) as error:
-        typer.echo(f"error: {error}", err=True)
-        code = 2
-    except TrellisError as error:
-        typer.echo(f"error: {error}", err=True)
-        code = 1
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was finished is kept, run the same command again to go on", err=True)
-        code = 130
-    raise typer.Exit(code)

@@ -48,7 +48,12 @@ def build_definitions(
             or GeneratorResource(
                 name=settings.generation.generator,
                 seed=settings.generation.seed,
+                results=settings.generation.results,
+                retries=settings.generation.retries,
                 settings=settings.generation.settings,
+                webhooks_url=settings.webhooks.public_url,
+                upload_to_store=settings.runware.upload_to_store,
+                runware=settings.runware.model_dump(exclude={"upload_to_store"}),
             ),
             "ledger": LedgerResource(SecretStr(settings.ledger_url), Budgets(**dict(settings.budget))),
             "progress": progress or ProgressResource(),

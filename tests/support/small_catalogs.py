@@ -132,5 +132,5 @@ class InstantGeneratorResource(GeneratorResource):
         cls._instances[id(generator)] = generator
         return cls(key=id(generator), **settings)
 
-    def open(self, run_cpu: Any) -> InstantGenerator:
+    def open(self, run_cpu: Any, new_slot: Any = None) -> InstantGenerator:
         return self._instances[self.key]

@@ -1,0 +1,93 @@
+"""What all commands share: common options, settings from them, and errors turned into exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from trellis_pipeline.errors import CatalogError, ConfigError, LedgerError, TrellisError
+
+if TYPE_CHECKING:
+    from trellis_pipeline.config import Settings
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file; default: trellis.toml.")]
+BudgetOption = Annotated[
+    str | None, typer.Option(metavar="USD", help="The most that this run may spend, in dollars.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option(help="The folder that `run --output` was given, or is to be made.")
+]
+GeneratorOption = Annotated[str | None, typer.Option(help="Generator to use: draft or runware.")]
+BaseUrlOption = Annotated[
+    str | None, typer.Option("--base-url", help="API to buy from, e.g. http://127.0.0.1:8765/v1.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def settings_for(
+    config: Path | None = None,
+    output: Path | None = None,
+    budget: str | None = None,
+    **sections: dict[str, Any],
+) -> Settings:
+    """Settings of the file, the environment and the command line, the last winning.
+
+    output: a folder for everything. budget: dollars that this run may spend. sections: further values of the
+    command line by section and key, None where they were not given.
+    """
+    from trellis_pipeline.config import load_settings
+
+    overrides: dict[str, Any] = {}
+    if output is not None:
+        folder = output.absolute()
+        overrides = {"storage": {"url": f"file://{folder}"}, "home": folder / ".trellis"}
+    if budget is not None:
+        overrides["budget"] = {"run_usd": dollars_from(budget, "--budget")}
+    for section, values in sections.items():
+        overrides[section] = {key: value for key, value in values.items() if value is not None}
+    return load_settings(config, overrides)
+
+
+def settings_for_run(
+    config: Path | None,
+    output: Path | None,
+    budget: str | None,
+    generator: str | None,
+    base_url: str | None,
+) -> Settings:
+    """Settings of a command that runs a catalog, or says what a run would do."""
+    chosen: dict[str, dict[str, Any]] = {
+        "generation": {"generator": generator},
+        "runware": {"base_url": base_url},
+    }
+    return settings_for(config, output, budget, **chosen)
+
+
+def dollars_from(text: str, option: str) -> Decimal:
+    """An amount on the command line, exactly. Raises ConfigError naming the option."""
+    from trellis_pipeline.costs.money import parse_usd
+
+    try:
+        return parse_usd(text)
+    except LedgerError as error:
+        raise ConfigError(f"{option}: {error}") from None
+
+
+def guarded(work: Callable[[], int]) -> NoReturn:
+    """Run a command; every error of ours becomes one clear message and an exit code, never a traceback."""
+    try:
+        code = work()
+    except (ConfigError, CatalogError) as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2
+    except TrellisError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 1
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was finished is kept, run the same command again to go on", err=True)
+        code = 130
+    raise typer.Exit(code)
