@@ -29,6 +29,14 @@ def test_a_webhook_is_called_with_a_flat_body_once_for_each_result(start, receiv
     assert client.poll(task_uuid)["data"][0]["status"] == "success"
 
 
+def test_a_host_with_several_addresses_is_tried_at_each(start, receiver):
+    client = start()
+    port = urlsplit(receiver.origin).port
+    client.submit(webhookURL=f"http://localhost:{port}/hook")  # mostly ::1 first, where nobody listens
+    wait_until(lambda: receiver.received)
+    assert client.service.pending_deliveries(settled=True) == 0
+
+
 def test_a_webhook_turns_a_sync_task_into_an_acknowledged_one(start, receiver):
     client = start()
     task = client.task(deliveryMethod="sync", webhookURL=f"{receiver.origin}/hook")

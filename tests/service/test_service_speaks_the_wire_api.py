@@ -320,6 +320,18 @@ def test_without_credit_a_task_is_refused_until_there_is_some(start):
     generator.hold = False
 
 
+def test_many_at_once_never_spend_more_than_the_credit(start):
+    from concurrent.futures import ThreadPoolExecutor
+
+    client = start(credit_usd=Decimal("0.2560"))
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: client.post(client.task()).status_code, range(40)))
+    assert sorted(answers) == [200] * 10 + [402] * 30
+    for task_uuid in client.service.accepted():
+        client.result(task_uuid)
+    assert sum(entry.cost for entry in client.service.billing()) == Decimal("0.2560")
+
+
 def test_a_task_that_is_known_is_a_conflict_also_when_the_credit_is_gone(start):
     client = start(credit_usd=Decimal("0.0256"))
     task = client.task()

@@ -57,10 +57,6 @@ class Backend:
         credit = self.options.credit_usd
         return (UNLIMITED_USD if credit is None else credit) - self.store.billed_usd
 
-    def can_pay(self, amount: Decimal) -> bool:
-        """Whether the credit covers `amount` beside all that is under way."""
-        return self.options.credit_usd is None or amount <= self.balance - self.store.pending_usd
-
     def url(self, task: Task, result: Result, base_url: str = "") -> str:
         """A link to a result's file. base_url: how this client reaches us; else how the task's sender did."""
         base = self.options.public_url.rstrip("/") or base_url or task.base_url

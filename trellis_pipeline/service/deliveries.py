@@ -120,6 +120,7 @@ class Deliveries:
             else:
                 backend.metrics.deliveries.labels(delivery.kind, "delivered").inc()
             await backend.write(store.end_delivery, delivery.seq)
+            self._late.discard(delivery.seq)
         except StorageUnavailable as problem:
             log.error("a delivery of task %s waits: %s", delivery.task_uuid, problem)
             await asyncio.sleep(1)

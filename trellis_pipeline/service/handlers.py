@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.errors import FieldFault, RequestInvalid, SourceImageError
@@ -35,7 +34,7 @@ from trellis_pipeline.service.messages import (
     success,
 )
 from trellis_pipeline.service.options import price_of
-from trellis_pipeline.service.store import NewTask, Task
+from trellis_pipeline.service.store import NewTask, Outcome, Task
 from trellis_pipeline.service.workers import Workers
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -162,17 +161,26 @@ class Handlers:
 
     async def _accept(self, new: list[tuple[InferenceTask, NewTask]], caller: Caller, reply: Reply) -> None:
         """Take tasks in. What is acknowledged here is on the disk."""
-        backend, store = self._backend, self._backend.store
-        affordable = await self._affordable(new, reply)
-        for wanted, task in affordable:
+        backend, options = self._backend, self._backend.options
+        for wanted, task in new:
             if wanted.webhookURL:
                 self._deliveries.early(task.task_uuid, wanted.webhookURL)
-        taken = await backend.write(store.accept, [task for _, task in affordable])
+        outcomes = await backend.write(
+            backend.store.accept,
+            [task for _, task in new],
+            credit_usd=options.credit_usd,
+            max_queue=options.max_queue,
+        )
         conflicts: dict[str, Json] = {}
         waiting: list[str] = []
-        for (wanted, task), new_here in zip(affordable, taken, strict=True):
-            if not new_here:
-                conflicts[task.task_uuid] = _conflict(task)
+        for (wanted, task), outcome in zip(new, outcomes, strict=True):
+            if outcome != "accepted":
+                refusal = self._refusal(task, outcome)
+                reply.refuse(refusal)
+                if outcome == "conflict":
+                    conflicts[task.task_uuid] = refusal
+                elif outcome == "no_room":
+                    reply.retry_after = BUSY_SECONDS
                 continue
             backend.metrics.accepted.inc()
             for number in range(len(task.seeds)):
@@ -182,40 +190,26 @@ class Handlers:
             else:
                 reply.data.append(acknowledgement(task.task_uuid))
         if conflicts:
-            reply.refuse(*conflicts.values())
-            await backend.write(store.note_rejection, conflicts)
+            await backend.write(backend.store.note_rejection, caller.account, conflicts)
         if waiting:
             await self._wait(waiting, caller, reply)
 
-    async def _affordable(
-        self, new: list[tuple[InferenceTask, NewTask]], reply: Reply
-    ) -> list[tuple[InferenceTask, NewTask]]:
-        """Those that there is credit and room for; a UUID that is known is let through to its conflict."""
-        taken: list[tuple[InferenceTask, NewTask]] = []
-        for wanted, task in new:
-            refusal = self._refusal(task, [other for _, other in taken])
-            known = refusal and await self._backend.read(self._backend.store.find, [task.task_uuid])
-            if refusal is None or known:
-                taken.append((wanted, task))
-                continue
-            reply.refuse(refusal)
-            if refusal["code"] == "rateLimitExceeded":
-                reply.retry_after = BUSY_SECONDS
-        return taken
-
-    def _refusal(self, task: NewTask, others: list[NewTask]) -> Json | None:
-        """Why a task cannot be taken now: no credit, or no room."""
-        store, options = self._backend.store, self._backend.options
-        about: dict[str, Any] = {"task_type": INFERENCE, "task_uuid": task.task_uuid}
-        amount = sum((other.quote * len(other.seeds) for other in (*others, task)), ZERO)
-        if not self._backend.can_pay(amount):
+    def _refusal(self, task: NewTask, outcome: Outcome) -> Json:
+        """Why a task was not taken."""
+        store = self._backend.store
+        if outcome == "conflict":
+            code, parameter = "conflictTaskUUID", "taskUUID"
+            message = (
+                "this taskUUID was used before; poll it with getResponse, or choose another for a new task"
+            )
+        elif outcome == "no_credit":
+            code, parameter = "insufficientCredits", ""
             left = max(ZERO, self._backend.balance - store.pending_usd)
             message = f"the account has {left.normalize():f} USD left that is not set aside; add credit"
-            return error("insufficientCredits", message, **about)
-        if store.pending_count + sum(len(other.seeds) for other in (*others, task)) > options.max_queue:
-            message = f"{store.pending_count} results are waiting already; come back later"
-            return error("rateLimitExceeded", message, **about)
-        return None
+        else:
+            code, parameter = "rateLimitExceeded", ""
+            message = f"{store.pending_count} results are under way already; come back later"
+        return error(code, message, parameter=parameter, task_type=INFERENCE, task_uuid=task.task_uuid)
 
     async def _wait(self, task_uuids: list[str], caller: Caller, reply: Reply) -> None:
         """Hold the request open until its sync tasks have ended.
@@ -376,16 +370,6 @@ class Handlers:
 def inline_owner(account: str) -> str:
     """Who owns pictures that came inside tasks: deleting an upload must not take them from their task."""
     return f"{account}/inline"
-
-
-def _conflict(task: NewTask) -> Json:
-    return error(
-        "conflictTaskUUID",
-        "this taskUUID was used before; poll it with getResponse, or use a new one for a new task",
-        parameter="taskUUID",
-        task_type=INFERENCE,
-        task_uuid=task.task_uuid,
-    )
 
 
 def _echo(task: Json) -> Json:

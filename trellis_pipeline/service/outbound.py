@@ -32,22 +32,25 @@ async def send(
             raise ProviderBusy(f"{name}: only https:// is called; plain http needs allow_private_addresses")
         port = target.port or (443 if target.scheme == "https" else 80)
         addresses = await resolve_host(target.host, port, allow_private=allow_private)
-        request = httpx.Request(
-            method,
-            target.copy_with(host=addresses[0], userinfo=b""),
-            headers={
-                "Host": target.netloc.decode("ascii"),
-                "User-Agent": "trellis-pipeline",
-                "Content-Type": content_type,
-                "Connection": "close",
-            },
-            content=body,
-            extensions={
-                "timeout": httpx.Timeout(timeout_seconds).as_dict(),
-                "sni_hostname": target.raw_host.decode("ascii"),
-            },
-        )
-        answer = await client.send(request, stream=True, auth=None, follow_redirects=False)
+        headers = {
+            "Host": target.netloc.decode("ascii"),
+            "User-Agent": "trellis-pipeline",
+            "Content-Type": content_type,
+            "Connection": "close",
+        }
+        extensions = {
+            "timeout": httpx.Timeout(timeout_seconds).as_dict(),
+            "sni_hostname": target.raw_host.decode("ascii"),
+        }
+        for number, address in enumerate(addresses, start=1):
+            judged = target.copy_with(host=address, userinfo=b"")
+            request = httpx.Request(method, judged, headers=headers, content=body, extensions=extensions)
+            try:
+                answer = await client.send(request, stream=True, auth=None, follow_redirects=False)
+                break
+            except httpx.ConnectError:
+                if number == len(addresses):
+                    raise
         await answer.aclose()
     except (httpx.HTTPError, httpx.InvalidURL, SourceImageError) as error:
         said = str(error) if isinstance(error, SourceImageError) else type(error).__name__

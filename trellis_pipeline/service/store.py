@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.exc import SQLAlchemyError
 
 from trellis_pipeline.costs.database import connect, parse_url
@@ -29,6 +28,7 @@ from trellis_pipeline.errors import ConfigError, StorageUnavailable
 from trellis_pipeline.service.tables import billing, deliveries, media, metadata, results, tasks
 
 Json = dict[str, Any]
+Outcome = Literal["accepted", "conflict", "no_credit", "no_room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,8 @@ class ServiceStore:
         """Raises ConfigError where another service holds the folder, StorageUnavailable for a bad one."""
         self.folder = folder
         try:
+            # Tasks hold tokens and signed URLs, so the folder is for its owner only.
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for name in ("files", "media"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             self._lock = _hold(folder / "lock")
@@ -134,49 +136,40 @@ class ServiceStore:
 
     # -- tasks -----------------------------------------------------------------------------------------------
 
-    def accept(self, batch: Sequence[NewTask]) -> list[bool]:
-        """Take tasks in, in one transaction; False for each whose UUID was used before; it stays as is."""
-        taken: list[bool] = []
-        now = time.time()
-        with self._begin() as connection:
-            for task in batch:
-                row = {
-                    "task_uuid": task.task_uuid,
-                    "account": task.account,
-                    "payload": json.dumps(task.payload),
-                    "base_url": task.base_url,
-                    "accepted_at": now,
-                }
-                added = connection.execute(insert_or_ignore(tasks).values(row).on_conflict_do_nothing())
-                taken.append(added.rowcount == 1)
-                if taken[-1]:
-                    connection.execute(
-                        insert(results),
-                        [
-                            {
-                                "task_uuid": task.task_uuid,
-                                "number": number,
-                                "result_uuid": result_uuid,
-                                "seed": str(seed),
-                                "state": "queued",
-                                "quote": task.quote,
-                            }
-                            for number, (seed, result_uuid) in enumerate(
-                                zip(task.seeds, task.result_uuids, strict=True)
-                            )
-                        ],
-                    )
-        for task, new in zip(batch, taken, strict=True):
-            if new:
-                self.pending_usd += task.quote * len(task.seeds)
-                self.pending_count += len(task.seeds)
-        return taken
+    def accept(
+        self, batch: Sequence[NewTask], *, credit_usd: Decimal | None, max_queue: int
+    ) -> list[Outcome]:
+        """Take tasks in, in one transaction; gives what became of each. Only `accepted` ones are kept.
 
-    def note_rejection(self, rejections: Mapping[str, Json]) -> None:
+        credit_usd: what all accounts may ever spend, None for no limit; what is under way counts with its
+        quote. max_queue: results that may be under way.
+        """
+        outcomes: list[Outcome] = []
+        pending_usd, pending_count = self.pending_usd, self.pending_count
+        with self._begin() as connection:
+            query = select(tasks.c.task_uuid).where(tasks.c.task_uuid.in_([one.task_uuid for one in batch]))
+            known = set(connection.execute(query).scalars())
+            for task in batch:
+                usd, count = task.quote * len(task.seeds), len(task.seeds)
+                if task.task_uuid in known:
+                    outcomes.append("conflict")
+                elif credit_usd is not None and self.billed_usd + pending_usd + usd > credit_usd:
+                    outcomes.append("no_credit")
+                elif pending_count + count > max_queue:
+                    outcomes.append("no_room")
+                else:
+                    _insert(connection, task)
+                    known.add(task.task_uuid)
+                    pending_usd, pending_count = pending_usd + usd, pending_count + count
+                    outcomes.append("accepted")
+        self.pending_usd, self.pending_count = pending_usd, pending_count
+        return outcomes
+
+    def note_rejection(self, account: str, rejections: Mapping[str, Json]) -> None:
         """Remember what later tasks of these UUIDs were told: `getTaskDetails` gives the last answer."""
         with self._begin() as connection:
             for task_uuid, error in rejections.items():
-                query = update(tasks).where(tasks.c.task_uuid == task_uuid)
+                query = update(tasks).where(tasks.c.task_uuid == task_uuid, tasks.c.account == account)
                 connection.execute(query.values(rejection=json.dumps(error)))
 
     def find(self, task_uuids: Iterable[str]) -> dict[str, Task]:
@@ -464,6 +457,31 @@ def read_accepted(connection: Connection) -> list[str]:
 def open_database(folder: Path) -> Engine:
     """Another connection to a service's database, for looking at it from outside."""
     return connect(parse_url(f"sqlite:///{(folder / 'service.sqlite').absolute()}"))
+
+
+def _insert(connection: Connection, task: NewTask) -> None:
+    row = {
+        "task_uuid": task.task_uuid,
+        "account": task.account,
+        "payload": json.dumps(task.payload),
+        "base_url": task.base_url,
+        "accepted_at": time.time(),
+    }
+    connection.execute(insert(tasks), row)
+    connection.execute(
+        insert(results),
+        [
+            {
+                "task_uuid": task.task_uuid,
+                "number": number,
+                "result_uuid": result_uuid,
+                "seed": str(seed),
+                "state": "queued",
+                "quote": task.quote,
+            }
+            for number, (seed, result_uuid) in enumerate(zip(task.seeds, task.result_uuids, strict=True))
+        ],
+    )
 
 
 def _result(row: Any) -> Result:
