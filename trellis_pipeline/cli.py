@@ -22,9 +22,10 @@ from trellis_pipeline.cli_common import (
     GeneratorOption,
     JsonOption,
     guarded,
-    settings_for,
     settings_for_run,
 )
+from trellis_pipeline.cli_costs import costs_app
+from trellis_pipeline.cli_serve import serve, webhooks
 from trellis_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Product photos to shop-ready GLB models, with lineage, QA and an exact cost for each.",
 )
+app.add_typer(costs_app, name="costs")
+app.command()(serve)
+app.command()(webhooks)
 
 
 def main() -> None:
@@ -69,9 +73,12 @@ def run(
 ) -> None:
     """Take a catalog through the whole line: photos, crops, models, quality, report."""
     skus = _skus(only, more)
-    guarded(
-        lambda: _run(catalog, generator, base_url, output, skus, budget, strict, as_json, verbose, config)
-    )
+
+    def work() -> int:
+        settings = settings_for_run(config, output, budget, generator, base_url)
+        return _run(settings, catalog, skus, strict=strict, as_json=as_json, verbose=verbose)
+
+    guarded(work)
 
 
 @app.command()
@@ -95,9 +102,8 @@ def plan(
         from trellis_pipeline.review.terminal import Progress
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        settings, chosen = _with_catalog(
-            settings_for_run(config, output, budget, generator, base_url), catalog
-        )
+        wanted = settings_for_run(config, output, budget, generator, base_url)
+        settings, chosen = _with_catalog(wanted, catalog)
         with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
             progress.say("loading")
             from trellis_pipeline.automation.plan import plan_catalog, plan_document
@@ -139,49 +145,14 @@ def inspect(
     guarded(work)
 
 
-@app.command()
-def costs(
-    by: Annotated[str, typer.Option(help="catalog, day, generator, product or run.")] = "catalog",
-    catalog: Annotated[str | None, typer.Option(help="Only this catalog.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The folder that `run --output` was given.")] = None,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-) -> None:
-    """What was spent, from the ledger."""
-
-    def work() -> int:
-        from trellis_pipeline.costs.ledger import Ledger
-        from trellis_pipeline.costs.reports import report
-        from trellis_pipeline.review.terminal import cost_document, print_costs
-
-        with Ledger.open(settings_for(config, output).ledger_url) as ledger:
-            lines = report(ledger, by=by, catalog=catalog)
-        if as_json:
-            typer.echo(cost_document(by, lines))
-        else:
-            print_costs(by, lines)
-        return 0
-
-    guarded(work)
-
-
 def _run(
-    catalog: str,
-    generator: str | None,
-    base_url: str | None,
-    output: Path | None,
-    only: list[str],
-    budget: str | None,
-    strict: bool,
-    as_json: bool,
-    verbose: bool,
-    config: Path | None,
+    wanted: Settings, catalog: str, only: list[str], *, strict: bool, as_json: bool, verbose: bool
 ) -> int:
     from trellis_pipeline.review.terminal import Progress
 
     # `docker stop` and `kill` ask like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings, chosen = _with_catalog(settings_for_run(config, output, budget, generator, base_url), catalog)
+    settings, chosen = _with_catalog(wanted, catalog)
     started = time.perf_counter()
     with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
         progress.say("loading Dagster")
