@@ -412,7 +412,7 @@ def test_every_fault_of_the_catalogue_is_tested_here():
     assert set(SURVIVABLE) <= set(NAMES)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
 def test_under_a_random_plan_a_stubborn_client_gets_every_model_billed_once(start, seed):
     client = start(faults=FaultPlan.random(seed, rate=0.3, seconds=0.05))
     tasks = [client.task() for _ in range(12)]

@@ -15,8 +15,10 @@ from wire_client import Client, wait_until
 
 from trellis_pipeline.errors import ConfigError, StorageUnavailable
 from trellis_pipeline.service.faults import FaultPlan
+from trellis_pipeline.service.options import ServiceOptions
+from trellis_pipeline.service.serve import serve
 from trellis_pipeline.service.store import ServiceStore, open_database
-from trellis_pipeline.service.testing import accepted_of, billing_of, running_service
+from trellis_pipeline.service.testing import accepted_of, billing_of
 
 
 def billed_tasks(folder):
@@ -66,6 +68,7 @@ def test_killed_again_and_again_at_any_moment_it_bills_each_task_once(tmp_path, 
     assert len({entry.result_uuid for entry in billing_of(folder)}) == 2 * len(known)
 
 
+@pytest.mark.slow
 def test_an_acknowledgement_that_got_lost_was_one_all_the_same(tmp_path, picture):
     folder = tmp_path / "service"
     plan = FaultPlan.of("ack_lost").to_json()
@@ -123,13 +126,16 @@ def test_the_balance_and_the_counters_go_on_where_they_stood(start):
 
 def test_a_folder_serves_one_service_at_a_time(start):
     client = start()
-    with (
-        pytest.raises(RuntimeError, match="did not start"),
-        running_service(InstantGenerator(), folder=client.service.folder),
-    ):
-        pass
+    with pytest.raises(ConfigError, match="another service"):
+        serve(ServiceOptions(folder=client.service.folder, port=0), InstantGenerator())
     with pytest.raises(ConfigError, match="another service"):
         ServiceStore(client.service.folder)
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageUnavailable, match="file"):
+        serve(ServiceOptions(folder=tmp_path / "file", port=0), InstantGenerator())
 
 
 def test_the_billing_log_cannot_be_changed_or_shortened(start):

@@ -87,13 +87,11 @@ def service_process(folder: Path, *arguments: str, port: int = 0) -> Iterator[Se
 
 def main() -> None:
     """Serve until SIGTERM."""
-    import threading
-
     from small_catalogs import InstantGenerator, box_glb
 
     from trellis_pipeline.service.faults import FaultPlan
     from trellis_pipeline.service.options import ServiceOptions, hash_api_key
-    from trellis_pipeline.service.serve import bind, make_server
+    from trellis_pipeline.service.serve import serve
     from trellis_pipeline.service.testing import SlowGenerator
 
     parser = argparse.ArgumentParser()
@@ -111,6 +109,7 @@ def main() -> None:
     box_glb()  # made once, before the first request has to wait for it
     options = ServiceOptions(
         folder=given.folder,
+        port=given.port,
         price=given.price,
         credit_usd=given.credit,
         concurrency=given.concurrency,
@@ -118,18 +117,13 @@ def main() -> None:
         api_key_hashes=tuple(hash_api_key(key) for key in given.api_key),
     )
     generator = SlowGenerator(InstantGenerator(), given.seconds)
-    server = make_server(options, generator, FaultPlan.from_json(given.faults), grace_seconds=1)
-    listener = bind("127.0.0.1", given.port)
 
-    def tell() -> None:
-        while not server.started and not server.should_exit:
-            time.sleep(0.005)
+    def tell(address: str) -> None:
         temporary = given.port_file.with_suffix(".part")
-        temporary.write_text(str(listener.getsockname()[1]))
+        temporary.write_text(address.rpartition(":")[2])
         temporary.replace(given.port_file)
 
-    threading.Thread(target=tell, daemon=True).start()
-    server.run(sockets=[listener])
+    serve(options, generator, faults=FaultPlan.from_json(given.faults), announce=tell, grace_seconds=1)
 
 
 if __name__ == "__main__":

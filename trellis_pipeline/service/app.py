@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from trellis_pipeline.errors import StorageUnavailable
+from trellis_pipeline.errors import StorageUnavailable, TrellisError
 from trellis_pipeline.generation.generator import Generator
 from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.deliveries import Deliveries
@@ -81,12 +81,22 @@ class Service:
         self.generator = generator
         self.faults = faults
         self.backend: Backend | None = None
+        # `serve` wants the error itself; any other server is told that the start failed.
+        self.keep_failure = False
+        self.failure: TrellisError | None = None
         self._handlers: Handlers | None = None
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         """Open the folder and take up the queue; at the end stop at once, the next start has the rest."""
-        backend = self.backend = Backend(self.options, self.generator, self.faults)
+        try:
+            backend = self.backend = Backend(self.options, self.generator, self.faults)
+        except TrellisError as problem:
+            if not self.keep_failure:
+                raise
+            self.failure = problem
+            yield
+            return
         self.faults.read_file = lambda name: backend.store.result_path(name).read_bytes()
         deliveries = Deliveries(backend)
         workers = Workers(backend, deliveries.wake)

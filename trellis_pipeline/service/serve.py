@@ -10,13 +10,13 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.generation.generator import Generator
-from trellis_pipeline.service.app import build_service
+from trellis_pipeline.service.app import Service, build_service
 from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions, check_bind
 
@@ -39,7 +39,32 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but a signal that was obeyed is not raised once more: the caller returns instead of dying."""
+    """uvicorn with two changes: a signal that was obeyed is not raised once more, so that the caller goes on,
+    and a service that cannot open its folder ends the server with an error that can be asked for.
+
+    announce: called with the server's address, `http://HOST:PORT`, when it serves.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self.service = service
+        self._announce = announce
+        service.keep_failure = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen."""
+        await super().startup(sockets)
+        if self.service.failure is not None:
+            self.should_exit = True
+        elif self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            self._announce(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until somebody says stop. Raises the service's own error where it could not begin."""
+        super().run(sockets)
+        if self.service.failure is not None:
+            raise self.service.failure
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -60,6 +85,7 @@ def make_server(
     generator: Generator,
     faults: FaultPlan | None = None,
     *,
+    announce: Callable[[str], None] = lambda _address: None,
     grace_seconds: int = GRACE_SECONDS,
 ) -> Server:
     """A server that has not begun. grace_seconds: for requests under way when it ends.
@@ -67,8 +93,9 @@ def make_server(
     Raises ConfigError where it would be open to the network without keys.
     """
     check_bind(options)
+    app = build_service(options, generator, faults)
     config = uvicorn.Config(
-        build_service(options, generator, faults),
+        app,
         log_config=None,
         # Query strings hold signatures, so nobody writes requests down.
         access_log=False,
@@ -80,12 +107,22 @@ def make_server(
         timeout_keep_alive=30,
         ws="none",
     )
-    return Server(config)
+    return Server(config, app.state.service, announce)
 
 
-def serve(options: ServiceOptions, generator: Generator, *, faults: FaultPlan | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises ConfigError for an address that is refused or taken."""
-    server = make_server(options, generator, faults)
-    listener = bind(options.host, options.port)
-    with listener:
+def serve(
+    options: ServiceOptions,
+    generator: Generator,
+    *,
+    faults: FaultPlan | None = None,
+    announce: Callable[[str], None] = lambda _address: None,
+    grace_seconds: int = GRACE_SECONDS,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. announce: told the address when it serves; the API is at its `/v1`.
+
+    Raises ConfigError for an address or a folder that is refused or taken, StorageUnavailable for a folder
+    that cannot be used.
+    """
+    server = make_server(options, generator, faults, announce=announce, grace_seconds=grace_seconds)
+    with bind(options.host, options.port) as listener:
         server.run(sockets=[listener])

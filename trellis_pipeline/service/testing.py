@@ -15,8 +15,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from trellis_pipeline.generation.generator import (
     GeneratedModel,
     Generator,
@@ -26,12 +24,13 @@ from trellis_pipeline.generation.generator import (
     no_progress,
 )
 from trellis_pipeline.generation.request import GenerationRequest
+from trellis_pipeline.service.app import Service
+from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions, hash_api_key
-from trellis_pipeline.service.serve import bind, make_server
+from trellis_pipeline.service.serve import Server, bind, make_server
 from trellis_pipeline.service.store import (
     BilledResult,
-    ServiceStore,
     open_database,
     read_accepted,
     read_billing,
@@ -79,7 +78,7 @@ class RunningService:
     """What a test may ask a running service. base_url: of the API, `http://127.0.0.1:PORT/v1`."""
 
     def __init__(
-        self, options: ServiceOptions, server: uvicorn.Server, thread: threading.Thread, origin: str
+        self, options: ServiceOptions, server: Server, thread: threading.Thread, origin: str
     ) -> None:
         self._options = options
         self._server = server
@@ -102,12 +101,11 @@ class RunningService:
 
     def sweep(self) -> None:
         """Delete what has had its time now, not at the next full minute."""
-        store: ServiceStore = self._service.backend.store
-        store.expire_files(time.time())
+        self._backend.store.expire_files(time.time())
 
     def pending_deliveries(self, *, settled: bool = False) -> int:
         """Webhook calls and uploads that are still to be made. settled: wait until there are none."""
-        store: ServiceStore = self._service.backend.store
+        store = self._backend.store
         end = time.monotonic() + START_SECONDS
         while settled and store.next_delivery_at() is not None and time.monotonic() < end:
             time.sleep(0.02)
@@ -121,21 +119,25 @@ class RunningService:
     @property
     def struck(self) -> Counter[str]:
         """How often each injected fault did strike."""
-        counter: Counter[str] = self._service.faults.struck
-        return counter
+        return self._service.faults.struck
 
     def requests(self) -> Counter[str]:
         """Tasks that reached the application, by type."""
         found: Counter[str] = Counter()
-        for family in self._service.backend.metrics.requests.collect():
+        for family in self._backend.metrics.requests.collect():
             for sample in family.samples:
                 if sample.name.endswith("_total"):
                     found[sample.labels["task_type"]] += int(sample.value)
         return found
 
     @property
-    def _service(self) -> Any:
-        return self._server.config.app.state.service  # type: ignore[union-attr]
+    def _backend(self) -> Backend:
+        assert self._service.backend is not None
+        return self._service.backend
+
+    @property
+    def _service(self) -> Service:
+        return self._server.service
 
 
 def billing_of(folder: Path) -> list[BilledResult]:
@@ -182,28 +184,34 @@ def running_service(
         **options,
     }
     settings = ServiceOptions(folder=Path(folder), **chosen)
+    addresses: list[str] = []
     server = make_server(
-        settings, SlowGenerator(generator, seconds) if seconds else generator, faults, grace_seconds=1
+        settings,
+        SlowGenerator(generator, seconds) if seconds else generator,
+        faults,
+        announce=addresses.append,
+        grace_seconds=1,
     )
     listener = bind("127.0.0.1", port)
-    port = listener.getsockname()[1]
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
             server.run(sockets=[listener])
-        except BaseException as error:  # noqa: BLE001 - also uvicorn's SystemExit; raised again below
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that asked
             failed.append(error)
 
     thread = threading.Thread(target=run, name="service", daemon=True)
     thread.start()
     try:
         end = time.monotonic() + START_SECONDS
-        while not server.started:
-            if failed or not thread.is_alive() or time.monotonic() > end:
-                raise RuntimeError("the service did not start") from (failed[0] if failed else None)
+        while not addresses:
+            if not thread.is_alive():
+                raise failed[0] if failed else RuntimeError("the service ended before it began")
+            if time.monotonic() > end:
+                raise RuntimeError("the service did not start in time")
             time.sleep(0.005)
-        yield RunningService(settings, server, thread, f"http://127.0.0.1:{port}")
+        yield RunningService(settings, server, thread, addresses[0])
     finally:
         server.should_exit = True
         thread.join(START_SECONDS)
