@@ -159,6 +159,7 @@ intents = Table(
     Column("sku", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("generator", Text, nullable=False),
+    Column("asked", Text, nullable=False),  # JSON: the request and what it was made from, to finish it later
     Column("state", Text, nullable=False),  # open, done, failed
     Column("owner", Text, nullable=False),  # who is at it: host, process and its start; empty for nobody
     Column("lease_until", UtcTime, nullable=False),

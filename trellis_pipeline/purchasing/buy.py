@@ -19,7 +19,14 @@ from trellis_pipeline.errors import ConfigError, OutcomeUnknown, ResultLost, Tas
 from trellis_pipeline.generation.generator import GeneratedModel
 from trellis_pipeline.purchasing.bill import bill_for, bill_for_lost
 from trellis_pipeline.purchasing.errand import NothingBought, run_errand
-from trellis_pipeline.purchasing.generations import Choice, Order, Purchase, find_generation, keep
+from trellis_pipeline.purchasing.generations import (
+    Choice,
+    Order,
+    Purchase,
+    asked_for,
+    find_generation,
+    keep,
+)
 from trellis_pipeline.purchasing.journal import LEASE, AlreadyIntended, Intent, Journal
 from trellis_pipeline.purchasing.till import (
     Till,
@@ -149,6 +156,7 @@ async def _begin(order: Order, till: Till, after: Intent | None) -> _Begun | Non
             scope_of(order, generator),
             till.budgets,
             after=after,
+            asked=asked_for(order, str(generator.identity)),
             price_book_version=estimate.price_book_version,
             token_sha256=token.sha256 if token else "",
         )

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from trellis_pipeline.errors import BlobMissing, StorageError
+from trellis_pipeline.errors import BlobMissing, ConfigError, LedgerError, StorageError
 from trellis_pipeline.generation.generator import GeneratedModel, InputImage
-from trellis_pipeline.generation.request import GenerationRequest
+from trellis_pipeline.generation.request import GenerationRequest, build_request
 from trellis_pipeline.purchasing.bill import Bill
+from trellis_pipeline.purchasing.journal import Intent
 from trellis_pipeline.storage.store import ArtifactStore, BlobRef
 
 
@@ -72,6 +73,29 @@ class Purchase:
     def cost_usd(self) -> Decimal:
         """What all results together did cost."""
         return self.bill.amount
+
+
+def asked_for(order: Order, generator: str) -> str:
+    """What is written into the journal, as JSON: enough to fetch and keep the models without the line."""
+    asked = {
+        "request": order.request.wire(),
+        "image_sha256": order.image.sha256,
+        "generator": generator,
+        "attempt": order.attempt,
+    }
+    return json.dumps(asked, sort_keys=True)
+
+
+def order_of(intent: Intent) -> Order:
+    """The order that an intent was for, without the picture. Raises LedgerError where it cannot be read."""
+    try:
+        asked = json.loads(intent.asked)
+        request = build_request(asked["request"])
+        image = InputImage(b"", asked["image_sha256"])
+        attempt = int(asked["attempt"])
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise LedgerError(f"the journal's entry {intent.task_uuid} cannot be read ({error})") from None
+    return Order(intent.catalog, intent.sku, intent.run_id, request, image, intent.request_key, attempt)
 
 
 def find_generation(store: ArtifactStore, order: Order) -> Purchase | None:

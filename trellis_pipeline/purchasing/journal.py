@@ -41,8 +41,9 @@ _instances = itertools.count(1)
 class Intent:
     """One purchase, made or to be made. Its reservation has the same id as its task.
 
-    number: counts the purchases of one request from 1. owner: who is at it, "" for nobody. submitted_at: when
-    it was last handed to the provider, None if it never was. called_back_at: when a webhook last told of it.
+    number: counts the purchases of one request from 1. asked: see `generations.asked_for`. owner: who is at
+    it, "" for nobody. submitted_at: when it was last handed to the provider, None if it never was.
+    called_back_at: when a webhook last told of it.
     """
 
     task_uuid: str
@@ -52,6 +53,7 @@ class Intent:
     sku: str
     run_id: str
     generator: str
+    asked: str
     state: State
     owner: str
     lease_until: datetime
@@ -102,12 +104,14 @@ class Journal:
         budgets: Budgets,
         *,
         after: Intent | None,
+        asked: str = "{}",
         price_book_version: str = "",
         token_sha256: str = "",
     ) -> Intent:
         """Reserve `amount` USD and write the intent, both or neither.
 
-        after: the last intent of this request as the caller saw it (closed), None if there was none.
+        after: the last intent of this request as the caller saw it (closed), None if there was none. asked:
+        JSON text of what is asked for.
 
         Raises AlreadyIntended if that is no longer the last one, BudgetExceeded as `Ledger.reserve` does.
         """
@@ -129,6 +133,7 @@ class Journal:
                     "sku": scope.sku,
                     "run_id": scope.run_id,
                     "generator": scope.generator,
+                    "asked": asked,
                     "state": "open",
                     "owner": self.owner,
                     "lease_until": now + LEASE,

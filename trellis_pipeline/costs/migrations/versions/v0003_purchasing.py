@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("sku", sa.Text, nullable=False),
         sa.Column("run_id", sa.Text, nullable=False),
         sa.Column("generator", sa.Text, nullable=False),
+        sa.Column("asked", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("owner", sa.Text, nullable=False),
         sa.Column("lease_until", UtcTime, nullable=False),
