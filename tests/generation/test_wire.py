@@ -97,7 +97,8 @@ def test_every_field_of_the_documents_request_table_is_known_and_no_other():
     table = {
         "taskType", "taskUUID", "outputType", "outputFormat", "webhookURL", "deliveryMethod",
         "uploadEndpoint", "ttl", "includeCost", "numberResults", "inputs", "inputs.image", "model", "seed",
-        "settings", "settings.resolution", "settings.decimationTarget", "settings.remesh", "settings.textureSize",
+        "settings", "settings.resolution", "settings.decimationTarget", "settings.remesh",
+        "settings.textureSize",
         *(f"settings.{stage}" for stage in stages),
         *(f"settings.{stage}.{name}" for stage in stages for name in sampler),
     }  # fmt: skip

@@ -163,8 +163,10 @@ def test_an_answer_that_is_none_says_nothing(body):
     assert about_request(parse_reply(200, body))[0] is Kind.SERVER
 
 
-NAMES = """data errors error taskUUID taskType outputs files url uuid status cost seed progress code message
-    parameter modelURL""".split()
+NAMES = (
+    "data", "errors", "error", "taskUUID", "taskType", "outputs", "files", "url", "uuid", "status", "cost",
+    "seed", "progress", "code", "message", "parameter", "modelURL",
+)  # fmt: skip
 odd_answers = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
@@ -218,6 +220,7 @@ CODES = {
         taskExpired mediaExpired
     """,
     Kind.CONFLICT: """
+        duplicateTaskUUID taskUUIDAlreadyExists
         conflictTaskUUID
     """,
     Kind.UNKNOWN: """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import httpx
 
 from trellis_pipeline.errors import ModelFileError, SourceImageError
+from trellis_pipeline.generation.runware.http_client import make_http_client
 from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.imagery.addresses import resolve_host
 from trellis_pipeline.imagery.fetch import REDIRECTS, pinned_request, redact_url, unpacked
@@ -53,7 +54,7 @@ class Judge:
 
     def private_allowed(self, url: httpx.URL) -> bool:
         """Whether this hop may lead to a private address. Raises LinkRefused where it may not be taken."""
-        name = redact_url(str(url))
+        name = _name(str(url))
         host = url.host.lower().rstrip(".")
         port = url.port or (443 if url.scheme == "https" else 80)
         if (url.scheme, host, port) == self.origin:
@@ -72,25 +73,30 @@ def _matches(host: str, entry: str) -> bool:
 
 
 class Downloads:
-    """Fetches files, some at once. Holds no connection open between them."""
+    """Fetches files, some at once. Requests are built without the client, so nothing of it goes along."""
 
     def __init__(self, options: RunwareOptions) -> None:
         self._options = options
         self._judge = Judge(options.origin, options.allowed_hosts, options.allow_private_downloads)
         self._places = asyncio.Semaphore(options.max_downloads)
+        # Not the API's client: this one has no key to send.
+        self._http = make_http_client()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
 
     async def fetch(self, url: str) -> bytes:
         """The GLB behind `url`, checked.
 
         Raises LinkDead, LinkRefused or TransferFailed; no message repeats a query.
         """
-        name = redact_url(url)
+        name = _name(url)
         seconds = self._options.download_seconds
         async with self._places:
             try:
-                # Not the API's client: this one has no key to send, and no environment to take one from.
-                async with asyncio.timeout(seconds), httpx.AsyncClient(trust_env=False) as http:
-                    glb = await self._follow(http, url)
+                async with asyncio.timeout(seconds):
+                    glb = await self._follow(url)
             except TimeoutError:
                 raise TransferFailed(f"{name} did not arrive within {seconds:g} s") from None
             except SourceImageError as error:
@@ -102,19 +108,19 @@ class Downloads:
         check_glb(glb)
         return glb
 
-    async def _follow(self, http: httpx.AsyncClient, url: str) -> bytes:
+    async def _follow(self, url: str) -> bytes:
         current = httpx.URL(url)
         for _ in range(MOST_REDIRECTS + 1):
-            response = await self._send(http, current)
+            response = await self._send(current)
             try:
                 if response.status_code not in REDIRECTS:
-                    return await self._read(response, redact_url(str(current)))
+                    return await self._read(response, _name(str(current)))
                 current = current.join(response.headers.get("location", ""))
             finally:
                 await response.aclose()
-        raise LinkRefused(f"{redact_url(url)} redirects more than {MOST_REDIRECTS} times")
+        raise LinkRefused(f"{_name(url)} redirects more than {MOST_REDIRECTS} times")
 
-    async def _send(self, http: httpx.AsyncClient, url: httpx.URL) -> httpx.Response:
+    async def _send(self, url: httpx.URL) -> httpx.Response:
         private = self._judge.private_allowed(url)
         port = url.port or (443 if url.scheme == "https" else 80)
         addresses = await resolve_host(url.host, port, allow_private=private)
@@ -122,7 +128,7 @@ class Downloads:
         for address in addresses:
             request = pinned_request(url, address, self._options.download_seconds, "model/gltf-binary, */*")
             try:
-                return await http.send(request, stream=True, auth=None, follow_redirects=False)
+                return await self._http.send(request, stream=True, auth=None, follow_redirects=False)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
         assert failure is not None  # addresses is never empty
@@ -145,6 +151,11 @@ class Downloads:
                     f"{name} is larger than {most / 1e6:g} MB (runware.max_model_bytes)", damaged=True
                 )
         return bytes(body)
+
+
+def _name(url: str) -> str:
+    """A link for a message. Also what is no URL at all may have a signature behind its question mark."""
+    return redact_url(url.partition("?")[0].partition("#")[0])
 
 
 def check_glb(glb: bytes) -> None:

@@ -40,7 +40,7 @@ class Kind(Enum):
 
 _WORDS: tuple[tuple[Kind, str], ...] = (
     # The first that matches counts; `provider...` names a supplier of Runware, whose key is not ours.
-    (Kind.CONFLICT, r"conflicttaskuuid|duplicatetaskuuid"),
+    (Kind.CONFLICT, r"(conflict|duplicate).*uuid|uuid.*(conflict|duplicate|exists|inuse)"),
     (Kind.CREDIT, r"credits?|quota|balance|paymentrequired|environmentpaused"),
     (Kind.BUSY, r"ratelimit(?!.*toolarge)|toomanyrequests|overloaded|concurrencylimit"),
     (Kind.EXPIRED, r"^(task|media|result|file)expired$"),

@@ -41,6 +41,10 @@ class Fetching:
         self._options = options
         self._downloads = Downloads(options)
 
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._downloads.aclose()
+
     async def fetch(self, task_uuid: str, file: ResultFile, slot: UploadSlot | None = None) -> bytes:
         """The checked GLB of one result. slot: where the provider was asked to upload it.
 

@@ -76,6 +76,7 @@ class RunwareGenerator:
 
     async def aclose(self) -> None:
         """Close all connections. Tasks at the provider go on and can be collected later."""
+        await self._fetching.aclose()
         await self.client.aclose()
 
     async def generate(

@@ -22,11 +22,11 @@ import httpx
 
 from trellis_pipeline.errors import ProviderRefusesAccess, TrellisError
 from trellis_pipeline.generation.runware.failures import Kind, about_request, clean_text, refusal
+from trellis_pipeline.generation.runware.http_client import make_http_client
 from trellis_pipeline.generation.runware.limiter import KeyGate, Limiter, Pace
 from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.generation.runware.polling import back_off, retry_after_seconds
 from trellis_pipeline.generation.runware.reply import Reply, parse_reply
-from trellis_pipeline.generation.runware.url_log import hide_urls_in_logs
 from trellis_pipeline.imagery.fetch import unpacked
 
 log = logging.getLogger(__name__)
@@ -72,10 +72,7 @@ class Transport:
             purpose: Limiter(Pace(most, slow_factor=3.0 if purpose in watched else math.inf))
             for purpose in Purpose
         }
-        hide_urls_in_logs()
-        # Not from the environment: a proxy there, or passwords in ~/.netrc, are nobody's decision here.
-        self._http = httpx.AsyncClient(
-            trust_env=False,
+        self._http = make_http_client(
             follow_redirects=False,
             timeout=httpx.Timeout(None, connect=min(15.0, options.call_seconds)),
             limits=httpx.Limits(max_connections=2 * most + 8, max_keepalive_connections=most + 8),
