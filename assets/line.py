@@ -155,6 +155,7 @@ def _record(
     stopped: RunStopped | None = None
     for event in events:
         progress.report(event)
+        _tell_alerts(context, tools)
         if isinstance(event, StageDone):
             yield _materialization(context, event, tools)
             if isinstance(event.record, ModelQuality):
@@ -172,9 +173,30 @@ def _record(
                 context.log.warning(f"{event.item.product.sku}: held at {event.failed_stage}: {event.error}")
         else:
             stopped = event
+    _tell_alerts(context, tools)
     context.log.info("products: " + (", ".join(f"{n} {status}" for status, n in counts.items()) or "none"))
     if failures or stopped:
         raise _failure(failures, stopped, sum(counts.values()))
+
+
+def _tell_alerts(context: dg.AssetExecutionContext, tools: "LineTools") -> None:
+    """Budgets that go to their end, as observations of the catalog's cost report."""
+    while not tools.alerts.empty():
+        alert = tools.alerts.get()
+        context.log.warning(str(alert))
+        context.log_event(
+            dg.AssetObservation(
+                [tools.catalog, "cost_report"],
+                description=str(alert),
+                metadata={
+                    "scope": alert.state.scope,
+                    "percent": alert.percent,
+                    "cap_usd": str(alert.state.cap),
+                    "settled_usd": str(alert.state.settled),
+                    "reserved_usd": str(alert.state.reserved),
+                },
+            )
+        )
 
 
 def _materialization(

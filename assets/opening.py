@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from assets.tools import LineTools
@@ -18,6 +19,7 @@ from trellis_pipeline.errors import BlobMissing, ConfigError, ProductError
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
+    from trellis_pipeline.costs.alerts import BudgetAlert
     from trellis_pipeline.generation.request import GenerationRequest
     from trellis_pipeline.quality.profiles import Profile
 
@@ -117,7 +119,8 @@ def open_tools(
 
     workers = WorkerPool(line.settings.run.workers)
     try:
-        with ledger.open() as books:
+        alerts: SimpleQueue[BudgetAlert] = SimpleQueue()
+        with ledger.open(alerts.put) as books:
             shelf = store.open()
             new_slot = store.new_slot(_SLOT_SECONDS) if generator.upload_to_store else None
             maker = generator.open(workers.run, new_slot)
@@ -143,6 +146,7 @@ def open_tools(
                 profile=line.profile(),
                 preview_px=line.settings.previews.px,
                 hold=line.settings.triage.hold,
+                alerts=alerts,
             )
     finally:
         workers.close()

@@ -6,7 +6,8 @@ Opened once for a run by `line` from the Dagster resources, handed to every stag
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from assets.workers import WorkerPool
@@ -16,6 +17,7 @@ from trellis_pipeline.storage.store import ArtifactStore
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
+    from trellis_pipeline.costs.alerts import BudgetAlert
     from trellis_pipeline.imagery.fetch import Fetched
     from trellis_pipeline.imagery.make_crop import CropOptions
     from trellis_pipeline.purchasing.till import Till
@@ -29,7 +31,8 @@ class LineTools:
     fetch: a photo by location and last ETag; end_connections closes what it
     and the generator have opened, in the same event loop.
 
-    request: the validated request for a product and its attempt.
+    request: the validated request for a product and its attempt. alerts: budgets that go to their end, put
+    in by whichever thread spends.
     """
 
     catalog: str
@@ -45,6 +48,7 @@ class LineTools:
     profile: Profile
     preview_px: int
     hold: Literal["paid", "always", "never"] = "paid"
+    alerts: SimpleQueue[BudgetAlert] = field(default_factory=SimpleQueue)
 
     @property
     def generator(self) -> Generator:

@@ -57,7 +57,12 @@ def build_definitions(
                     mode="json", exclude={"upload_to_store"}, exclude_none=True
                 ),
             ),
-            "ledger": LedgerResource(SecretStr(settings.ledger_url), Budgets(**dict(settings.budget))),
+            "ledger": LedgerResource(
+                SecretStr(settings.ledger_url),
+                Budgets(**dict(settings.budget)),
+                settings.alerts.percents,
+                settings.alerts.slack_url,
+            ),
             "progress": progress or ProgressResource(),
         },
     )
