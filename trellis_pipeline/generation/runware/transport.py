@@ -13,8 +13,9 @@ import asyncio
 import json
 import logging
 import math
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -51,6 +52,10 @@ class AnswerLost(Exception):
         self.retry_after = retry_after
 
 
+Watch = Callable[[Sequence[dict[str, Any]], int, bytes, float], None]
+"""Told of an answer as it arrived: the tasks, the HTTP status, the body, the seconds. Bodies hold secrets."""
+
+
 class Purpose(Enum):
     """What a call is for, which decides about its place in the queue and whether it may be repeated."""
 
@@ -64,6 +69,7 @@ class Transport:
 
     def __init__(self, options: RunwareOptions) -> None:
         self._options = options
+        self.watch: Watch | None = None  # for `probe`
         self._gate = KeyGate()
         most = options.max_concurrency
         # Polls do not wait behind submits. How long an upload or a sync task takes tells nothing of the pace.
@@ -148,6 +154,7 @@ class Transport:
         """One request and its whole answer, within `seconds` from the first byte to the last."""
         options = self._options
         content = json.dumps(list(tasks), separators=(",", ":"), allow_nan=False).encode("ascii")
+        began = time.monotonic()
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -163,6 +170,8 @@ class Transport:
                 ) as response,
             ):
                 body = await _read(response, options.max_reply_bytes)
+                if self.watch is not None:
+                    self.watch(tasks, response.status_code, body, time.monotonic() - began)
                 retry_after = retry_after_seconds(response.headers.get("retry-after"))
                 return parse_reply(response.status_code, body, retry_after)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
