@@ -8,9 +8,10 @@ from decimal import Decimal
 import pytest
 
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
-from trellis_pipeline.costs.estimates import MIN_SAMPLES, reservation_estimate
+from trellis_pipeline.costs.estimates import MIN_SAMPLES, duration_estimate, reservation_estimate
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.price_book import load_price_book
+from trellis_pipeline.costs.reports import report
 from trellis_pipeline.errors import ConfigError
 
 TRELLIS = "microsoft:trellis-2@4b"
@@ -38,10 +39,12 @@ def sqlite_ledger(sqlite_url):
         yield ledger
 
 
-def settle(ledger, *amounts, preset="1024", source="provider_cost"):
+def settle(ledger, *amounts, preset="1024", source="provider_cost", seconds=0.0):
     for number, amount in enumerate(amounts):
         scope = SpendScope("demo", f"P{number}", "run", "runware", TRELLIS, preset, f"key{number}")
-        ledger.settle(ledger.reserve(Decimal(1), scope, Budgets()), Decimal(amount), source=source)
+        ledger.settle(
+            ledger.reserve(Decimal(1), scope, Budgets()), Decimal(amount), source=source, seconds=seconds
+        )
 
 
 def estimate(ledger, book, **changes):
@@ -143,3 +146,66 @@ def test_the_users_gpu_is_priced_by_its_seconds(sqlite_ledger, book):
     assert (found.likely, found.reserve) == (Decimal("0.0085"), Decimal("0.02125"))
     with pytest.raises(ConfigError, match="expected_seconds"):
         estimate(sqlite_ledger, own, generator="local")
+
+
+# -- several results, short history, durations -------------------------------------------------------------
+
+
+def test_several_results_without_history_reserve_the_list_price_of_each(sqlite_ledger, book):
+    found = estimate(sqlite_ledger, book, preset="1024/x4", results=4, single_preset="1024")
+    assert (found.reserve, found.likely, found.basis) == (Decimal("0.256"), Decimal("0.1024"), "list_price")
+
+
+def test_several_results_go_by_single_ones_until_they_have_a_history_of_their_own(sqlite_ledger, book):
+    wanted = {"preset": "1024/x4", "results": 4, "single_preset": "1024"}
+    settle(sqlite_ledger, *["0.03"] * 19, "0.05", preset="1024")
+    found = estimate(sqlite_ledger, book, **wanted)
+    assert (found.reserve, found.likely, found.samples) == (Decimal("0.12"), Decimal("0.12"), 20)
+    assert found.basis == "history"
+    settle(sqlite_ledger, *["0.08"] * 20, preset="1024/x4")
+    found = estimate(sqlite_ledger, book, **wanted)
+    assert (found.reserve, found.likely, found.samples) == (Decimal("0.08"), Decimal("0.08"), 20)
+
+
+def test_a_single_result_does_not_learn_from_purchases_of_several(sqlite_ledger, book):
+    settle(sqlite_ledger, *["0.20"] * 20, preset="1024/x4")
+    assert estimate(sqlite_ledger, book).reserve == Decimal("0.064")
+
+
+@pytest.mark.parametrize("resolution", [512, 1024, 1536])
+def test_the_providers_dearest_example_fits_into_the_first_reservation_of_any_resolution(
+    sqlite_ledger, book, resolution
+):
+    found = estimate(sqlite_ledger, book, preset=str(resolution), resolution=resolution)
+    assert found.reserve >= Decimal("0.055")
+
+
+def test_a_short_history_never_reserves_less_than_its_dearest_purchase(sqlite_ledger, book):
+    settle(sqlite_ledger, "0.01", "0.11")
+    found = estimate(sqlite_ledger, book)
+    assert (found.reserve, found.basis, found.samples) == (Decimal("0.11"), "list_price", 2)
+    four = estimate(sqlite_ledger, book, preset="1024/x4", results=4, single_preset="1024")
+    assert four.reserve == Decimal("0.44")
+
+
+def test_durations_come_from_history_whatever_the_price_was_from(sqlite_ledger):
+    assert duration_estimate(sqlite_ledger, generator="runware", preset="1024") is None
+    for seconds in range(1, 21):
+        source = "estimate" if seconds % 2 else "provider_cost"
+        settle(sqlite_ledger, "0.03", seconds=float(seconds), source=source)
+    settle(sqlite_ledger, "0.03")  # states no time
+    found = duration_estimate(sqlite_ledger, generator="runware", preset="1024")
+    assert (found.likely, found.high, found.samples) == (10.0, 19.0, 20)
+    assert sqlite_ledger.seconds_history("runware", "1024")[:2] == (20.0, 19.0)
+
+
+def test_a_price_that_nobody_named_is_settled_as_an_estimate_with_its_cause(sqlite_ledger):
+    scope = SpendScope("demo", "P", "run", "runware", TRELLIS, "1024", "key")
+    reservation = sqlite_ledger.reserve(Decimal("0.064"), scope, Budgets())
+    sqlite_ledger.settle(
+        reservation, reservation.amount, source="estimate", cause="the provider named no price", seconds=12.0
+    )
+    (line,) = report(sqlite_ledger, "product")
+    assert (line.settled_usd, line.overrun_usd) == (Decimal("0.064"), 0)
+    assert sqlite_ledger.history("runware", "1024") == ()  # it does not teach what things cost
+    assert sqlite_ledger.seconds_history("runware", "1024") == (12.0,)
