@@ -351,6 +351,19 @@ def test_the_price_may_depend_on_request_and_time(start):
     assert dry["cost"] == 0.01
 
 
+def test_a_price_that_is_no_amount_fails_its_task_and_nothing_else(start):
+    prices = iter([Decimal("NaN"), Decimal(-1), "free", Decimal("0.123456789012")])
+
+    def price(request, seconds):
+        return Decimal(0) if seconds is None else next(prices)
+
+    client = start(price=price, concurrency=1)
+    for _ in range(3):
+        assert client.result(client.submit())["errors"][0]["code"] == "processingFailed"
+    assert client.result(client.submit())["data"][0]["cost"] == 0.123456789
+    assert [entry.cost for entry in client.service.billing()] == [Decimal("0.123456789")]
+
+
 def test_without_a_price_the_generators_own_cost_counts(start):
     client = start(InstantGenerator(cost="0.1234"), price=None)
     assert client.result(client.submit())["data"][0]["cost"] == 0.1234

@@ -14,10 +14,10 @@ from sqlalchemy.exc import IntegrityError
 from wire_client import Client, wait_until
 
 from trellis_pipeline.errors import ConfigError, StorageUnavailable
+from trellis_pipeline.service.disk import Disk, open_database
 from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions
 from trellis_pipeline.service.serve import serve
-from trellis_pipeline.service.store import ServiceStore, open_database
 from trellis_pipeline.service.testing import accepted_of, billing_of
 
 
@@ -129,7 +129,7 @@ def test_a_folder_serves_one_service_at_a_time(start):
     with pytest.raises(ConfigError, match="another service"):
         serve(ServiceOptions(folder=client.service.folder, port=0), InstantGenerator())
     with pytest.raises(ConfigError, match="another service"):
-        ServiceStore(client.service.folder)
+        Disk(client.service.folder)
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path):
@@ -165,7 +165,7 @@ def test_a_full_disk_delays_a_task_and_loses_none(start, monkeypatch):
 
 
 def test_a_file_that_never_became_whole_is_not_a_result(tmp_path):
-    store = ServiceStore(tmp_path)
+    store = Disk(tmp_path)
     with contextlib.suppress(StorageUnavailable):
         store.write(tmp_path / "missing" / "x.glb", b"glTF")
     store.write(tmp_path / "files" / "y.glb", b"glTF")

@@ -27,8 +27,9 @@ from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.deliveries import Deliveries
 from trellis_pipeline.service.fault_injection import FaultInjection
 from trellis_pipeline.service.faults import FaultEngine, FaultPlan
-from trellis_pipeline.service.handlers import Caller, Handlers
+from trellis_pipeline.service.handlers import Handlers
 from trellis_pipeline.service.housekeeping import Housekeeping
+from trellis_pipeline.service.inference import Caller
 from trellis_pipeline.service.links import is_good
 from trellis_pipeline.service.messages import Json, Reply, error
 from trellis_pipeline.service.options import ServiceOptions, account_of, is_loopback
@@ -225,17 +226,17 @@ class Service:
         if refused:
             return refused
         assert self.backend is not None
-        found = await self.backend.read(self.backend.store.find_media, name)
+        found = await self.backend.read(self.backend.media.find, name)
         if found is None:
             return PlainTextResponse("this upload is gone", 404)
-        path = self.backend.store.media_path(found[0])
+        path = self.backend.media.path(found[0])
         return FileResponse(path, media_type=found[1], headers={"Cache-Control": "private"})
 
     def _refuse_link(self, request: Request, name: str) -> Response | None:
         assert self.backend is not None
         query = request.query_params
         expires, signature = query.get("expires", ""), query.get("signature", "")
-        if not is_good(self.backend.store.secret, name, expires, signature):
+        if not is_good(self.backend.disk.secret, name, expires, signature):
             return PlainTextResponse("this link is not one of ours", 403)
         if int(expires) < time.time():
             return PlainTextResponse("this link has expired; getResponse gives a new one", 403)
@@ -245,7 +246,7 @@ class Service:
         """200 while the queue can be written to the disk and read."""
         assert self.backend is not None
         try:
-            await self.backend.write(self.backend.store.check)
+            await self.backend.write(self.backend.disk.check)
         except StorageUnavailable as problem:
             log.error("%s", problem)
             return PlainTextResponse("the service cannot reach its disk", 503)

@@ -21,7 +21,8 @@ from trellis_pipeline.errors import ProviderBusy, StorageUnavailable
 from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.messages import INFERENCE, Json, encode, failure, success
 from trellis_pipeline.service.outbound import send
-from trellis_pipeline.service.store import Delivery, Task
+from trellis_pipeline.service.outbox import Delivery
+from trellis_pipeline.service.store import Task
 
 log = logging.getLogger("trellis_pipeline.service")
 
@@ -72,16 +73,16 @@ class Deliveries:
             self._spawn(self._post(url, _lie(task_uuid)))
 
     async def _watch(self) -> None:
-        store = self._backend.store
+        outbox = self._backend.outbox
         while True:
             self._wake.clear()
             try:
-                due = await self._backend.read(store.due_deliveries, time.time())
+                due = await self._backend.read(outbox.due, time.time())
                 for delivery in due:
                     if delivery.seq not in self._busy and len(self._busy) < AT_ONCE:
                         self._busy.add(delivery.seq)
                         self._spawn(self._attempt(delivery))
-                following = await self._backend.read(store.next_delivery_at)
+                following = await self._backend.read(outbox.next_at)
             except StorageUnavailable as problem:
                 log.error("deliveries wait: %s", problem)
                 following = time.time() + 5
@@ -99,27 +100,27 @@ class Deliveries:
         task.add_done_callback(self._attempts.discard)
 
     async def _attempt(self, delivery: Delivery) -> None:
-        backend, store = self._backend, self._backend.store
+        backend, outbox = self._backend, self._backend.outbox
         attempt = delivery.attempts + 1
         try:
-            task = (await backend.read(store.find, [delivery.task_uuid]))[delivery.task_uuid]
+            task = (await backend.read(backend.store.find, [delivery.task_uuid]))[delivery.task_uuid]
             late = self._lateness(delivery, task)
             if late:
-                await backend.write(store.postpone, delivery.seq, delivery.attempts, time.time() + late)
+                await backend.write(outbox.postpone, delivery.seq, delivery.attempts, time.time() + late)
                 return
             try:
                 await (self._call if delivery.kind == "webhook" else self._upload)(task, delivery.number)
             except ProviderBusy as problem:
                 if attempt < backend.options.delivery_attempts:
                     due = time.time() + wait_before(attempt + 1)
-                    await backend.write(store.postpone, delivery.seq, attempt, due)
+                    await backend.write(outbox.postpone, delivery.seq, attempt, due)
                     backend.metrics.deliveries.labels(delivery.kind, "retried").inc()
                     return
                 log.warning("%s of task %s given up: %s", delivery.kind, delivery.task_uuid, problem)
                 backend.metrics.deliveries.labels(delivery.kind, "given up").inc()
             else:
                 backend.metrics.deliveries.labels(delivery.kind, "delivered").inc()
-            await backend.write(store.end_delivery, delivery.seq)
+            await backend.write(outbox.end, delivery.seq)
             self._late.discard(delivery.seq)
         except StorageUnavailable as problem:
             log.error("a delivery of task %s waits: %s", delivery.task_uuid, problem)

@@ -33,13 +33,13 @@ class Housekeeping:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        store = self._backend.store
+        backend = self._backend
         while True:
             try:
                 now = time.time()
-                while await self._backend.write(store.expire_files, now):
+                while await backend.write(backend.store.expire_files, now):
                     pass
-                await self._backend.write(store.expire_media, now - MEDIA_SECONDS)
+                await backend.write(backend.media.expire, now - MEDIA_SECONDS)
             except (StorageUnavailable, OSError) as problem:
                 log.error("old files stay: %s", problem)
             await asyncio.sleep(EVERY_SECONDS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from trellis_pipeline.costs.money import checked
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.generation.request import GenerationRequest
 
@@ -97,6 +98,10 @@ def check_bind(options: ServiceOptions) -> None:
 
 
 def price_of(options: ServiceOptions, request: GenerationRequest, seconds: float | None) -> Decimal | None:
-    """USD for one result, None where only the generator can say."""
+    """USD for one result, to nine places; None where only the generator can say.
+
+    Raises LedgerError where the price is no amount.
+    """
     price = options.price
-    return price(request, seconds) if callable(price) else price
+    usd = price(request, seconds) if callable(price) else price
+    return None if usd is None else checked(usd, "the price of a result")

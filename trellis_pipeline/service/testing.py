@@ -26,12 +26,12 @@ from trellis_pipeline.generation.generator import (
 from trellis_pipeline.generation.request import GenerationRequest
 from trellis_pipeline.service.app import Service
 from trellis_pipeline.service.backend import Backend
+from trellis_pipeline.service.disk import open_database
 from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions, hash_api_key
 from trellis_pipeline.service.serve import Server, bind, make_server
 from trellis_pipeline.service.store import (
     BilledResult,
-    open_database,
     read_accepted,
     read_billing,
 )
@@ -105,11 +105,11 @@ class RunningService:
 
     def pending_deliveries(self, *, settled: bool = False) -> int:
         """Webhook calls and uploads that are still to be made. settled: wait until there are none."""
-        store = self._backend.store
+        outbox = self._backend.outbox
         end = time.monotonic() + START_SECONDS
-        while settled and store.next_delivery_at() is not None and time.monotonic() < end:
+        while settled and outbox.next_at() is not None and time.monotonic() < end:
             time.sleep(0.02)
-        return store.count_deliveries()
+        return outbox.count()
 
     def stop(self) -> None:
         """End the service now, as SIGTERM would; another one may be started in its folder."""

@@ -10,7 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from decimal import Decimal
 
+from trellis_pipeline.costs.money import checked
 from trellis_pipeline.errors import (
     GenerationError,
     ProductError,
@@ -103,6 +105,8 @@ class Workers:
                 asyncio.get_running_loop().call_later(
                     STORAGE_RETRY_SECONDS, self._queue.put_nowait, (task_uuid, number, since)
                 )
+            except Exception:
+                log.exception("task %s is left for the next start", task_uuid)
             finally:
                 metrics.in_progress.dec()
                 self._progress.pop((task_uuid, number), None)
@@ -119,12 +123,13 @@ class Workers:
         ]  # fmt: skip
         try:
             model = await self._generate(task, number)
+            cost = self._cost(task, number, model)
         except StorageUnavailable:
             raise
         except Exception as problem:  # noqa: BLE001 - a generator may raise anything; the queue goes on
             await self._fail(task, number, problem, [kind for kind in kinds if kind == "webhook"])
         else:
-            await self._finish(task, number, model, kinds)
+            await self._finish(task, number, model, cost, kinds)
         if kinds:
             self._on_delivery()
 
@@ -157,10 +162,10 @@ class Workers:
             picture = await fetch_image(name, limits)
             check_picture(picture, options, "inputs.image")
         else:
-            found = await backend.read(backend.store.find_media, name)
+            found = await backend.read(backend.media.find, name)
             if found is None:
                 raise SourceImageError("the uploaded image was deleted before the task began")
-            picture = await asyncio.to_thread(backend.store.media_path(found[0]).read_bytes)
+            picture = await asyncio.to_thread(backend.media.path(found[0]).read_bytes)
         async with self._crops:
             return await asyncio.to_thread(to_crop, picture, options.max_pixels)
 
@@ -175,12 +180,19 @@ class Workers:
         if partly and int(partly.value or 0) == number:
             raise GenerationError("the model gave up on this one")
 
-    async def _finish(self, task: Task, number: int, model: GeneratedModel, kinds: list[str]) -> None:
+    def _cost(self, task: Task, number: int, model: GeneratedModel) -> Decimal | None:
+        """What a result is billed at; None where neither a price nor the generator says, which costs 0."""
+        wanted = parse_task(task.payload).request(task.results[number].seed)
+        price = price_of(self._backend.options, wanted, model.seconds)
+        if price is None and model.cost_usd is not None:
+            return checked(model.cost_usd, "the generator's cost")
+        return price
+
+    async def _finish(
+        self, task: Task, number: int, model: GeneratedModel, cost: Decimal | None, kinds: list[str]
+    ) -> None:
         backend, result = self._backend, task.results[number]
-        wanted = parse_task(task.payload)
-        price = price_of(backend.options, wanted.request(result.seed), model.seconds)
-        cost = model.cost_usd if price is None else price
-        await asyncio.to_thread(backend.store.write, backend.store.result_path(result.result_uuid), model.glb)
+        await asyncio.to_thread(backend.disk.write, backend.store.result_path(result.result_uuid), model.glb)
         billed = await backend.write(
             backend.store.finish,
             task,
@@ -188,7 +200,7 @@ class Workers:
             seed=model.seed,
             cost=cost,
             file_bytes=len(model.glb),
-            expires_at=time.time() + (wanted.ttl or backend.options.result_seconds),
+            expires_at=time.time() + float(task.payload.get("ttl") or backend.options.result_seconds),
             announce=kinds,
         )
         if billed:
