@@ -20,7 +20,7 @@ def build_cost_report(settings: LineSettings) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=dg.AssetKey([catalog, "cost_report"]),
-        deps=[dg.AssetKey([catalog, "product_models"])],
+        deps=[dg.AssetKey([catalog, name]) for name in ("product_models", "model_quality")],
         group_name=catalog,
         code_version="2",
         description="Settled and reserved spend of this catalog, by generator, day and what became of it.",

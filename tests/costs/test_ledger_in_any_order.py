@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from trellis_pipeline.costs.budgets import SCOPES, Budgets, SpendScope
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.reports import report, totals
-from trellis_pipeline.errors import BudgetExceeded, LedgerError
+from trellis_pipeline.errors import BudgetExceeded, LedgerError, SpendingPaused
 
 EMPTY = Path(tempfile.gettempdir()) / "unset"
 amounts = st.integers(0, 3_000_000_000).map(lambda nano: Decimal(nano).scaleb(-9))
@@ -44,7 +44,11 @@ class Books(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="books-"))
         shutil.copy(EMPTY, self.folder / "ledger.db")
         self.now = datetime(2026, 11, 22, 12, tzinfo=UTC)
-        self.ledger = Ledger.open(f"sqlite:///{self.folder / 'ledger.db'}", clock=lambda: self.now)
+        self.told = []
+        self.paused = False
+        self.ledger = Ledger.open(
+            f"sqlite:///{self.folder / 'ledger.db'}", clock=lambda: self.now, on_alert=self.told.append
+        )
         self.budgets = Budgets(**caps)
         self.held = {}  # reservation id -> (scope keys, amount)
         self.spent = []  # (scope keys, amount)
@@ -59,10 +63,15 @@ class Books(RuleBasedStateMachine):
         )
         try:
             reservation = self.ledger.reserve(amount, scope, self.budgets)
+        except SpendingPaused:
+            assert self.paused
+            return None
         except BudgetExceeded:
             assert not fits
+            assert not self.paused
             return None
         assert fits
+        assert not self.paused
         self.held[reservation.id] = (keys, amount)
         return reservation
 
@@ -91,6 +100,17 @@ class Books(RuleBasedStateMachine):
             release = partial(self.ledger.release, cause="test")
             with pytest.raises(LedgerError):
                 (settle if again == "settle" else release)(reservation)
+
+    @rule(pause=st.booleans())
+    def throw_the_kill_switch(self, pause):
+        self.ledger.pause("test") if pause else self.ledger.resume()
+        self.paused = pause
+
+    @invariant()
+    def nothing_is_told_twice(self):
+        if hasattr(self, "ledger"):
+            given = [(alert.state.scope, alert.state.key, alert.percent) for alert in self.told]
+            assert len(given) == len(set(given))
 
     @rule(hours=st.integers(-30, 30))
     def let_the_clock_jump(self, hours):
