@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_the_ledger_can_share_a_database_with_another_user_of_alembic(url):
     engine.dispose()
 
 
+def test_threads_that_open_new_ledgers_at_once_do_not_disturb_each_other(tmp_path):
+    def open_one(number):
+        with Ledger.open(f"sqlite:///{tmp_path / str(number % 8)}.db") as ledger:
+            return ledger.verify()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(open_one, range(16))) == [()] * 16
+
+
 def test_opening_a_ledger_that_is_up_to_date_loads_no_migration_library(sqlite_url):
     Ledger.open(sqlite_url).close()
     code = (
@@ -107,6 +117,7 @@ def test_opening_a_ledger_that_is_up_to_date_loads_no_migration_library(sqlite_u
 
 SPENDER = """
 import os, signal, sys
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
 from trellis_pipeline.costs.ledger import Ledger

@@ -7,6 +7,7 @@ shared with Dagster, which keeps an `alembic_version` itself.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
@@ -16,10 +17,11 @@ from trellis_pipeline.errors import LedgerError
 VERSION_TABLE = "trellis_ledger_version"
 REVISIONS = ("0001", "0002", "0003")  # in order; the last one is what this version of the library works with
 _MIGRATION_LOCK = 7210315  # any number that nothing else in the database uses for an advisory lock
+_alone = threading.Lock()  # what Alembic works on is global in its process
 
 
 def migrate(engine: Engine, revision: str = REVISIONS[-1]) -> None:
-    """Create or upgrade the ledger's tables. Safe to call from many processes at once: one of them does it.
+    """Create or upgrade the ledger's tables. Safe to call from many threads and processes at once: one does it.
 
     revision: where to stop; for tests of later migrations.
 
@@ -38,7 +40,7 @@ def migrate(engine: Engine, revision: str = REVISIONS[-1]) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    with engine.begin() as connection:
+    with _alone, engine.begin() as connection:
         # The lock comes before Alembic reads the version: whoever waited here finds the work done.
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
