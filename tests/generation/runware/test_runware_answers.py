@@ -4,6 +4,7 @@ import itertools
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from trellis_pipeline.generation.runware.failures import (
     kind_of,
     refusal,
 )
-from trellis_pipeline.generation.runware.polling import back_off, poll_pauses, retry_after_seconds
+from trellis_pipeline.generation.runware.polling import Durations, back_off, poll_pauses, retry_after_seconds
 from trellis_pipeline.generation.runware.reply import ApiError, Reply, parse_reply
 from trellis_pipeline.generation.runware.results import files_of
 from trellis_pipeline.generation.runware.view import TaskView, merged
@@ -384,3 +385,32 @@ def test_retry_after_is_read_as_seconds_and_as_a_date():
     assert retry_after_seconds("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
     for nonsense in (None, "soon", "-3", "1e9", "", "99999999999"):
         assert retry_after_seconds(nonsense, now) is None
+
+
+def test_a_task_whose_kind_is_known_is_first_looked_at_shortly_before_it_is_due():
+    pauses = list(itertools.islice(poll_pauses(expected=40.0), 4))
+    assert pauses == [36.0, 1.0, 1.5, 2.25]
+    assert list(itertools.islice(poll_pauses(expected=2.0), 3)) == pytest.approx([1.8, 0.1, 0.15])
+
+
+@given(st.floats(0.5, 120.0), st.integers(0, 10_000))
+def test_what_tasks_take_is_learned_within_a_few_tasks(real_seconds, seed):
+    random, durations = Random(seed), Durations()
+    for _ in range(40):
+        takes = real_seconds * random.uniform(0.98, 1.02)
+        waited, looks = 0.0, 0
+        for pause in poll_pauses(expected=durations.expected("any")):
+            waited, looks = waited + pause, looks + 1
+            if waited >= takes:
+                break
+        durations.add("any", waited)
+    assert waited <= 1.25 * takes + 0.2
+    assert looks <= 6
+
+
+def test_two_tasks_are_not_yet_a_habit():
+    durations = Durations()
+    durations.add("any", 5.0)
+    durations.add("any", 5.0)
+    durations.add("other", 9.0)
+    assert durations.expected("any") is None

@@ -15,7 +15,15 @@ import uuid
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from trellis_pipeline.errors import OutcomeUnknown, ProviderRejected, ResultLost, TaskFailed
+from trellis_pipeline.errors import (
+    OutcomeUnknown,
+    OutOfCredit,
+    ProviderBusy,
+    ProviderRefusesAccess,
+    ProviderRejected,
+    ResultLost,
+    TaskFailed,
+)
 from trellis_pipeline.generation.generator import (
     GeneratedModel,
     GeneratorIdentity,
@@ -28,7 +36,7 @@ from trellis_pipeline.generation.runware.client import RunwareClient
 from trellis_pipeline.generation.runware.failures import Kind, clean_text, describe, kind_of
 from trellis_pipeline.generation.runware.fetching import Fetching
 from trellis_pipeline.generation.runware.options import RunwareOptions, UploadSlot
-from trellis_pipeline.generation.runware.polling import poll_pauses
+from trellis_pipeline.generation.runware.polling import Durations, poll_pauses
 from trellis_pipeline.generation.runware.reply import ApiError, Reply
 from trellis_pipeline.generation.runware.results import ResultFile
 from trellis_pipeline.generation.runware.transport import AnswerLost, NotSent
@@ -62,6 +70,7 @@ class RunwareGenerator:
         # What a submit was answered beyond an acknowledgement, until it is collected.
         self._answers: dict[str, Reply] = {}
         self._began: dict[str, float] = {}
+        self._durations = Durations()
         self._slots: dict[str, UploadSlot] = {}
 
     async def __aenter__(self) -> RunwareGenerator:
@@ -114,15 +123,11 @@ class RunwareGenerator:
             ttl_seconds=self.options.ttl_seconds,
         )
         self._began.setdefault(task_uuid, time.monotonic())
-        if self.options.image_input == "upload":
-            name = await self.client.upload(image.png, image.sha256)
-            try:
-                await self._hand_in(task_uuid, request, name, delivery)
-                return
-            except ProviderRejected:
-                # The upload may be gone. Should the request itself be wrong, the next answer says so again.
-                self.client.forget_upload(image.sha256)
-        await self._hand_in(task_uuid, request, data_uri(image.png), delivery)
+        try:
+            await self._hand_in_somehow(task_uuid, request, image, delivery)
+        except (ProviderRejected, ProviderBusy, OutOfCredit, ProviderRefusesAccess):
+            self._forget(task_uuid)
+            raise
 
     async def knows(self, task_uuid: str) -> bool:
         """Whether the provider has, or had, this task. False may also mean: not visible yet.
@@ -157,11 +162,14 @@ class RunwareGenerator:
         Raises TaskFailed or ProviderRejected as the task's verdict, ResultLost where its files are gone,
         OutcomeUnknown where it is still not done at the deadline or its files cannot be fetched now.
         """
-        began = self._began.get(task_uuid, time.monotonic())
-        view = await self._wait(task_uuid, request.numberResults, progress, hurry)
+        began, came = self._began.get(task_uuid), time.monotonic()
+        view = await self._wait(task_uuid, request, progress, hurry)
+        seconds = time.monotonic() - (came if began is None else began)
+        if began is not None and not view.verdicts:
+            self._durations.add(request.preset, seconds)
         if not view.files:
+            self._forget(task_uuid)
             raise self._verdict(view)
-        seconds = time.monotonic() - began
         slot = self._slots.get(task_uuid)
         fetched = await asyncio.gather(
             *(self._fetching.fetch(task_uuid, file, slot) for file in view.ordered), return_exceptions=True
@@ -188,6 +196,20 @@ class RunwareGenerator:
         progress(1.0)
         return models
 
+    async def _hand_in_somehow(
+        self, task_uuid: str, request: GenerationRequest, image: InputImage, delivery: Delivery
+    ) -> None:
+        """With the picture's name where it is uploaded once, otherwise with the picture."""
+        if self.options.image_input == "upload":
+            name = await self.client.upload(image.png, image.sha256)
+            try:
+                await self._hand_in(task_uuid, request, name, delivery)
+                return
+            except ProviderRejected:
+                # The upload may be gone. Should the request itself be wrong, the next answer says so again.
+                self.client.forget_upload(image.sha256)
+        await self._hand_in(task_uuid, request, data_uri(image.png), delivery)
+
     async def _hand_in(
         self, task_uuid: str, request: GenerationRequest, image: str, delivery: Delivery
     ) -> None:
@@ -203,18 +225,26 @@ class RunwareGenerator:
         return slot.put_url
 
     async def _wait(
-        self, task_uuid: str, wanted: int, progress: Progress, hurry: Callable[[], bool]
+        self, task_uuid: str, request: GenerationRequest, progress: Progress, hurry: Callable[[], bool]
     ) -> TaskView:
         """Poll until the task is done. Raises OutcomeUnknown at the deadline."""
-        options = self.options
+        options, wanted = self.options, request.numberResults
         clock = asyncio.get_running_loop().time
         deadline = clock() + options.task_seconds
-        pauses = poll_pauses(options.poll_first_seconds, options.poll_factor, options.poll_most_seconds)
+        fresh = task_uuid in self._began
+        pauses = poll_pauses(
+            options.poll_first_seconds,
+            options.poll_factor,
+            options.poll_most_seconds,
+            self._durations.expected(request.preset) if fresh else None,
+        )
         view = TaskView(task_uuid, wanted)
         answer = self._answers.get(task_uuid)
         if answer is not None:
             view = merged(view, answer, options.least_cost)
         polls, why = 0, "it is still processing"
+        if fresh and not view.done:  # what was handed in a moment ago is not done
+            await _sleep(min(next(pauses), options.task_seconds), hurry)
         while not view.done:
             pause = next(pauses)
             try:
