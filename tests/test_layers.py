@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the top floor down; a module may import from its own floor's package or from floors below.
 FLOORS = (
     {"cli"},
-    {"cli_costs", "cli_serve"},
+    {"cli_care", "cli_costs", "cli_serve"},
     {"cli_common"},
     {"definitions"},
     {"automation"},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trellis_pipeline import __version__
+from trellis_pipeline.cli_care import doctor, reproduce
 from trellis_pipeline.cli_common import (
     BaseUrlOption,
     BudgetOption,
@@ -23,6 +24,7 @@ from trellis_pipeline.cli_common import (
     JsonOption,
     guarded,
     settings_for_run,
+    with_catalog,
 )
 from trellis_pipeline.cli_costs import costs_app
 from trellis_pipeline.cli_serve import serve, webhooks
@@ -30,7 +32,7 @@ from trellis_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from trellis_pipeline.automation.summary import RunSummary
-    from trellis_pipeline.config import CatalogSettings, Settings
+    from trellis_pipeline.config import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +43,8 @@ app = typer.Typer(
 app.add_typer(costs_app, name="costs")
 app.command()(serve)
 app.command()(webhooks)
+app.command()(doctor)
+app.command()(reproduce)
 
 
 def main() -> None:
@@ -103,7 +107,7 @@ def plan(
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         wanted = settings_for_run(config, output, budget, generator, base_url)
-        settings, chosen = _with_catalog(wanted, catalog)
+        settings, chosen = with_catalog(wanted, catalog)
         with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
             progress.say("loading")
             from trellis_pipeline.automation.plan import plan_catalog, plan_document
@@ -152,7 +156,7 @@ def _run(
 
     # `docker stop` and `kill` ask like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings, chosen = _with_catalog(wanted, catalog)
+    settings, chosen = with_catalog(wanted, catalog)
     started = time.perf_counter()
     with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
         progress.say("loading Dagster")
@@ -179,16 +183,3 @@ def _skus(only: list[str] | None, more: list[str] | None) -> list[str]:
     if more and not only:
         raise typer.BadParameter(f"{' '.join(more)}: what are these? SKUs follow --only")
     return [*(only or []), *(more or [])]
-
-
-def _with_catalog(settings: Settings, wanted: str) -> tuple[Settings, CatalogSettings]:
-    """The configured catalog of that name or source, or a new one for an unconfigured path."""
-    from trellis_pipeline.config import CatalogSettings, catalog_name_for
-
-    source = wanted if "://" in wanted else str(Path(wanted).absolute())
-    for catalog in settings.catalogs:
-        if wanted == catalog.name or source == settings.catalog_source(catalog):
-            return settings, catalog
-    name = catalog_name_for(source, {catalog.name for catalog in settings.catalogs})
-    added = CatalogSettings(name=name, source=source)
-    return settings.model_copy(update={"catalogs": (*settings.catalogs, added)}), added

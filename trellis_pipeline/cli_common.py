@@ -12,7 +12,7 @@ import typer
 from trellis_pipeline.errors import CatalogError, ConfigError, LedgerError, TrellisError
 
 if TYPE_CHECKING:
-    from trellis_pipeline.config import Settings
+    from trellis_pipeline.config import CatalogSettings, Settings
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file; default: trellis.toml.")]
 BudgetOption = Annotated[
@@ -65,6 +65,19 @@ def settings_for_run(
         "runware": {"base_url": base_url},
     }
     return settings_for(config, output, budget, **chosen)
+
+
+def with_catalog(settings: Settings, wanted: str) -> tuple[Settings, CatalogSettings]:
+    """The configured catalog of that name or source, or a new one for an unconfigured path."""
+    from trellis_pipeline.config import CatalogSettings, catalog_name_for
+
+    source = wanted if "://" in wanted else str(Path(wanted).absolute())
+    for catalog in settings.catalogs:
+        if wanted == catalog.name or source == settings.catalog_source(catalog):
+            return settings, catalog
+    name = catalog_name_for(source, {catalog.name for catalog in settings.catalogs})
+    added = CatalogSettings(name=name, source=source)
+    return settings.model_copy(update={"catalogs": (*settings.catalogs, added)}), added
 
 
 def dollars_from(text: str, option: str) -> Decimal:

@@ -142,17 +142,16 @@ class Probe:
         if ack:
             says.append(f"handed in: HTTP {ack['http_status']} after {ack['seconds']:g} s")
         if facts["seconds_from_ack_to_visible"] is not None:
-            says.append(
-                f"visible to getResponse {facts['seconds_from_ack_to_visible']:g} s later, after "
-                f"{facts['polls_before_it_was_visible']} empty answers"
-            )
+            empty = facts["polls_before_it_was_visible"]
+            how = f"after {empty} empty answers" if empty else "at the first poll"
+            says.append(f"visible to getResponse {facts['seconds_from_ack_to_visible']:g} s later, {how}")
         told = facts["progress"]
         says.append(f"progress is reported: {', '.join(told[:8])}" if told else "no progress is reported")
         if result:
             says += _result_words(result, list_price)
             after = facts["seconds_from_ack_to_result"]
             says += [] if after is None else [f"done {after:g} s after it was handed in"]
-        return Found(tuple(says), facts | {"list_price_usd": list_price})
+        return Found(tuple(says), facts | {"list_price": list_price})
 
     async def afterwards(self, task_uuid: str) -> Found:
         """Can a finished task still be asked about?"""
