@@ -168,6 +168,20 @@ def test_a_request_that_is_too_large_is_refused_whether_or_not_it_says_so(start)
         assert codes(answer) == ["requestTooLarge"]
 
 
+def test_a_request_that_never_ends_is_ended(start, monkeypatch):
+    from trellis_pipeline.service import app
+
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.1)
+    client = start()
+    address = httpx.URL(client.service.origin)
+    with socket.create_connection((address.host, address.port), timeout=30) as slow:
+        slow.sendall(
+            b"POST /v1 HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer x\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 500\r\n\r\n["
+        )
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
 def test_too_many_tasks_in_one_request_are_refused_together(start):
     client = start(max_tasks=3)
     assert codes(client.post(*(client.task() for _ in range(4)))) == ["arrayTooLarge"]
@@ -306,7 +320,7 @@ hostile_task = st.builds(
     st.dictionaries(st.sampled_from(NAMES), anything, max_size=8),
     st.just({}) | st.builds(lambda name: {"taskType": name}, st.sampled_from(TYPES)),
 )
-quiet = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quiet = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def check(answer):

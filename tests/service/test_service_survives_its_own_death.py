@@ -149,11 +149,12 @@ def test_the_billing_log_cannot_be_changed_or_shortened(start):
     assert len(client.service.billing()) == 1
 
 
-def test_a_full_disk_delays_a_task_and_loses_none(start, monkeypatch):
+def test_a_disk_that_takes_no_files_delays_a_task_and_loses_none(start, monkeypatch):
     from trellis_pipeline.service import workers
 
     monkeypatch.setattr(workers, "STORAGE_RETRY_SECONDS", 0.05)
-    client = start()
+    generator = InstantGenerator()
+    client = start(generator)
     files = client.service.folder / "files"
     files.rename(files.with_name("moved"))
     task_uuid = client.submit()
@@ -162,6 +163,7 @@ def test_a_full_disk_delays_a_task_and_loses_none(start, monkeypatch):
     files.with_name("moved").rename(files)
     assert client.result(task_uuid)["data"][0]["status"] == "success"
     assert len(client.service.billing()) == 1
+    assert len(generator.billed) == 1  # what was made once was not made again
 
 
 def test_a_file_that_never_became_whole_is_not_a_result(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from trellis_pipeline.costs.money import checked
@@ -192,18 +192,22 @@ class Workers:
         self, task: Task, number: int, model: GeneratedModel, cost: Decimal | None, kinds: list[str]
     ) -> None:
         backend, result = self._backend, task.results[number]
-        await asyncio.to_thread(backend.disk.write, backend.store.result_path(result.result_uuid), model.glb)
-        billed = await backend.write(
-            backend.store.finish,
-            task,
-            number,
-            seed=model.seed,
-            cost=cost,
-            file_bytes=len(model.glb),
-            expires_at=time.time() + float(task.payload.get("ttl") or backend.options.result_seconds),
-            announce=kinds,
-        )
-        if billed:
+
+        async def keep() -> bool:
+            path = backend.store.result_path(result.result_uuid)
+            await asyncio.to_thread(backend.disk.write, path, model.glb)
+            return await backend.write(
+                backend.store.finish,
+                task,
+                number,
+                seed=model.seed,
+                cost=cost,
+                file_bytes=len(model.glb),
+                expires_at=time.time() + float(task.payload.get("ttl") or backend.options.result_seconds),
+                announce=kinds,
+            )
+
+        if await self._insist(task, keep):
             backend.metrics.billed.inc()
             backend.metrics.billed_usd.inc(float(cost or 0))
 
@@ -211,8 +215,22 @@ class Workers:
         said = verdict(problem, task)
         if not isinstance(problem, ProductError):
             log.exception("task %s failed", task.task_uuid, exc_info=problem)
-        if await self._backend.write(self._backend.store.fail, task.task_uuid, number, said, kinds):
-            self._backend.metrics.failed.labels(said["code"]).inc()
+        backend = self._backend
+
+        async def keep() -> bool:
+            return await backend.write(backend.store.fail, task.task_uuid, number, said, kinds)
+
+        if await self._insist(task, keep):
+            backend.metrics.failed.labels(said["code"]).inc()
+
+    async def _insist(self, task: Task, keep: Callable[[], Awaitable[bool]]) -> bool:
+        """Write down an outcome, however long the disk is full: what was generated is not made again."""
+        while True:
+            try:
+                return await keep()
+            except StorageUnavailable as problem:
+                log.error("the outcome of task %s waits: %s", task.task_uuid, problem)
+                await asyncio.sleep(STORAGE_RETRY_SECONDS)
 
 
 def verdict(problem: Exception, task: Task) -> Json:
