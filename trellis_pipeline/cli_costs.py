@@ -200,6 +200,42 @@ def reconcile(
     guarded(work)
 
 
+@costs_app.command("open")
+def open_(
+    finish: Annotated[bool, typer.Option("--finish", help="Ask the provider about each of them.")] = False,
+    generator: Annotated[str | None, typer.Option(help="Whose; default: the configured one.")] = None,
+    base_url: BaseUrlOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Purchases whose outcome is not known. Exit code 1 if, after --finish, some are still open."""
+
+    def work() -> int:
+        import json
+
+        from trellis_pipeline.automation.open_purchases import (
+            document,
+            finish_open_purchases,
+            open_purchases,
+        )
+        from trellis_pipeline.review.open_text import print_open
+
+        settings = settings_for(
+            config, output, generation={"generator": generator}, runware={"base_url": base_url}
+        )
+        before = open_purchases(settings)
+        ended = finish_open_purchases(settings) if finish else []
+        found = document(before, ended)
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+        else:
+            print_open(found)
+        return 1 if any(one.end == "still open" for one in ended) else 0
+
+    guarded(work)
+
+
 def _ledger(config: Path | None, output: Path | None) -> Ledger:
     from trellis_pipeline.costs.ledger import Ledger
 
