@@ -261,7 +261,7 @@ async def _account_against_ledger(visit: _Visit, before: Decimal | None) -> Foun
     fell = before - after
     words = "they agree" if fell == settled else "they do not agree: bills may lag, or somebody else bought"
     return Found(
-        (f"the account fell by {_signed(fell)}, the ledger says {format_usd(settled)}; {words}",),
+        (f"the account fell by {format_usd(fell)}, the ledger says {format_usd(settled)}; {words}",),
         {"before": str(before), "after": str(after), "fell": f"{fell:f}", "settled": f"{settled:f}"},
     )
 
@@ -271,10 +271,6 @@ def _order(request: GenerationRequest, generator: RunwareGenerator, run_id: str)
     image = InputImage(png, hashlib.sha256(png).hexdigest())
     key = request_key(request, image.sha256, str(generator.identity))
     return Order(CATALOG, SKU, run_id, request, image, key)
-
-
-def _signed(amount: Decimal) -> str:
-    return f"-{format_usd(-amount)}" if amount < 0 else format_usd(amount)
 
 
 def _save(store: ArtifactStore, at: datetime, document: dict[str, Any]) -> str:

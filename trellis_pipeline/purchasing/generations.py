@@ -98,12 +98,14 @@ def order_of(intent: Intent) -> Order:
     return Order(intent.catalog, intent.sku, intent.run_id, request, image, intent.request_key, attempt)
 
 
-def find_generation(store: ArtifactStore, order: Order) -> Purchase | None:
+def find_generation(store: ArtifactStore, order: Order, number: int | None = None) -> Purchase | None:
     """The generation of this very request, if its certificate and its bytes are both in the store.
+
+    number: of the purchase, for one that was bought again on purpose.
 
     Raises StorageError where the certificate is there but cannot be read.
     """
-    path = certificate_path(order.request_key)
+    path = certificate_path(order.request_key, number)
     try:
         purchase = _purchase(json.loads(store.read(path)))
     except BlobMissing:

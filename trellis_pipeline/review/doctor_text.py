@@ -39,13 +39,9 @@ def print_finding(finding: Mapping[str, Any]) -> None:
 def print_visit(document: Mapping[str, Any]) -> None:
     """Print the end of a live check."""
     console = _console()
-    console.print(
-        escape(
-            f"\n{document['server']}: {format_usd(Decimal(document['spent_usd']))} booked; kept at {document['saved_at']}"
-        ),
-        highlight=False,
-        soft_wrap=True,
-    )
+    spent = format_usd(Decimal(document["spent_usd"]))
+    text = f"\n{document['server']}: {spent} booked; kept at {document['saved_at']}"
+    console.print(escape(text), highlight=False, soft_wrap=True)
     console.print("not asked, because one small purchase cannot tell:", highlight=False)
     for question in document["not_asked"]:
         console.print(f"  {escape(question)}", highlight=False, soft_wrap=True)
