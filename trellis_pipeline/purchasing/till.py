@@ -19,7 +19,7 @@ from trellis_pipeline.errors import LedgerError
 from trellis_pipeline.generation.generator import Generator, RemoteGenerator
 from trellis_pipeline.purchasing.bill import Bill
 from trellis_pipeline.purchasing.generations import Order
-from trellis_pipeline.purchasing.journal import Intent, Journal, State
+from trellis_pipeline.purchasing.journal import Intent, Journal, State, TakenOver
 from trellis_pipeline.storage.store import ArtifactStore
 
 
@@ -93,6 +93,7 @@ def settle(till: Till, intent: Intent, bill: Bill, seconds: float, state: State 
                 raw_cost_text=bill.raw_cost_text,
                 seconds=seconds,
                 cause=bill.cause,
+                budgets=till.budgets,
                 also=journal.closing(intent, state, bill.cause),
             )
     except LedgerError:
@@ -103,11 +104,22 @@ def settle(till: Till, intent: Intent, bill: Bill, seconds: float, state: State 
 
 
 def release(till: Till, intent: Intent, cause: str) -> None:
-    """Free the money and close the intent, in one transaction: nothing was bought."""
+    """Free the money and close the intent, in one transaction: nothing was bought.
+
+    Does nothing where the intent is in other hands by now: they may have handed the task in.
+    """
     journal = till.journal
     reservation = journal.ledger.find(intent.task_uuid)
-    if reservation is not None:
-        journal.ledger.release(reservation, cause, also=journal.closing(intent, "failed", cause))
+    try:
+        if reservation is not None:
+            closing = journal.closing(intent, "failed", cause, if_ours=True)
+            journal.ledger.release(reservation, cause, also=closing)
+    except TakenOver:
+        return
+    except LedgerError:
+        now = journal.find(intent.task_uuid)
+        if now is None or now.state == "open":
+            raise
 
 
 def is_remote(generator: Generator) -> TypeGuard[RemoteGenerator]:
