@@ -204,7 +204,9 @@ class Fate:
 
         setattr(owner, name, call)
 
-    def on_the_wire(self, client: Any, moments: dict[tuple[str, str], str], count: Callable[[str], None]) -> None:
+    def on_the_wire(
+        self, client: Any, moments: dict[tuple[str, str], str], count: Callable[[str], None]
+    ) -> None:
         """Make events of an HTTP client moments: (task type or GET, event of httpcore) to its name."""
 
         async def prepare(request: Any) -> None:
@@ -257,15 +259,16 @@ async def _serve(shop: Shop, ledger: Ledger, fate: Fate) -> int:
     return status
 
 
-async def _buy_all(
-    shop: Shop, ledger: Ledger, fate: Fate, count: Callable[[str], None]
-) -> dict[str, str]:
+async def _buy_all(shop: Shop, ledger: Ledger, fate: Fate, count: Callable[[str], None]) -> dict[str, str]:
     """Buy every order; gives what could not be bought this time, by SKU."""
     failed: dict[str, str] = {}
     room = asyncio.Semaphore(shop.concurrency)
     own = {"api_key": _key(shop.api_key), **shop.client}
     async with RunwareGenerator(options(shop.base_url, **own)) as generator:
-        submit, poll = ("3dInference", "send_request_body.complete"), ("getResponse", "send_request_body.complete")
+        submit, poll = (
+            ("3dInference", "send_request_body.complete"),
+            ("getResponse", "send_request_body.complete"),
+        )
         moments = {submit: "after submit", poll: "during poll"}
         moments["3dInference", "receive_response_headers.complete"] = "answer arrives"
         fate.on_the_wire(generator.client.transport._http, moments, count)

@@ -215,9 +215,7 @@ class Arena:
     postgres_url: makes the URL of an empty database for scenarios that want one.
     """
 
-    def __init__(
-        self, folder: Path, lanes: int = 4, postgres_url: Callable[[], str] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, lanes: int = 4, postgres_url: Callable[[], str] | None = None) -> None:
         self.folder = folder
         self._lanes = lanes
         self._postgres_url = postgres_url

@@ -27,7 +27,7 @@ from trellis_pipeline.purchasing.generations import (
     find_generation,
     keep,
 )
-from trellis_pipeline.purchasing.journal import LEASE, AlreadyIntended, Intent, Journal
+from trellis_pipeline.purchasing.journal import LEASE, AlreadyIntended, Intent, Journal, TakenOver
 from trellis_pipeline.purchasing.till import (
     Till,
     estimate_for,
@@ -95,6 +95,8 @@ async def buy(order: Order, till: Till, choose: Choose = first_of) -> Purchase:
             continue
         try:
             return await _carry_out(order, till, begun, choose)
+        except TakenOver:
+            continue
         except TaskFailed:
             if retries <= 0:
                 raise
@@ -113,11 +115,13 @@ async def buy_again(order: Order, till: Till) -> Purchase:
         begun = _Begun(ours) if ours is not None else None
     else:
         begun = await _begin(order, till, after=intent)
-    if begun is None:
-        raise OutcomeUnknown(
-            f"sku {order.sku}: another process is buying this model just now; try again later"
-        )
-    return await _carry_out(order, till, begun, first_of, beside_the_first=intent is not None)
+    try:
+        if begun is not None:
+            beside = intent is not None
+            return await _carry_out(order, till, begun, first_of, beside_the_first=beside)
+    except TakenOver:
+        pass
+    raise OutcomeUnknown(f"sku {order.sku}: another process is buying this model just now; try again later")
 
 
 async def _fetched_again(order: Order, till: Till, intent: Intent | None, choose: Choose) -> Purchase | None:

@@ -2,7 +2,8 @@
 
 A process can die between any two instructions, and two can want the same model at once. So before a generator
 hears of a request, one transaction sets the money aside and writes the intent, and only whoever wrote it, or
-took it over from somebody who is gone, may act on it. What is open here is looked for at the provider before
+took it over from somebody who is gone, may act on it. Somebody who was merely stopped for a while, and was
+thought to be gone, finds that out at the next step (`TakenOver`) and leaves it to the other. What is open here is looked for at the provider before
 anything is bought again.
 
 An intent is `open` until its outcome is known, then `done` or `failed`; it is closed in the transaction that
@@ -18,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
 from trellis_pipeline.costs.ledger import Ledger
@@ -34,7 +35,7 @@ State = Literal["open", "done", "failed"]
 # Long enough for a process that is stopped for a while, short enough to wait for after a machine was lost.
 LEASE = timedelta(seconds=120)
 
-_instances = itertools.count(1)
+_turns = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,18 @@ class AlreadyIntended(Exception):
     """Somebody else has written an intent for this request meanwhile; read it, and decide anew."""
 
 
+class TakenOver(Exception):
+    """The intent is in other hands by now, or was ended by them."""
+
+
 class Journal:
-    """The intents of one ledger database, as one worker sees them: it owns what it begins or takes over.
+    """The intents of one ledger database.
 
     Every method may raise StorageUnavailable where the database cannot be used.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.owner = f"{this_process()}:{next(_instances)}"
 
     def latest(self, request_key: str) -> Intent | None:
         """The last intent of a request, None before the first."""
@@ -108,7 +112,7 @@ class Journal:
         price_book_version: str = "",
         token_sha256: str = "",
     ) -> Intent:
-        """Reserve `amount` USD and write the intent, both or neither.
+        """Reserve `amount` USD and write the intent, both or neither. It is the caller's then.
 
         after: the last intent of this request as the caller saw it (closed), None if there was none. asked:
         JSON text of what is asked for.
@@ -135,7 +139,7 @@ class Journal:
                     "generator": scope.generator,
                     "asked": asked,
                     "state": "open",
-                    "owner": self.owner,
+                    "owner": _new_owner(),
                     "lease_until": now + LEASE,
                     "made_at": now,
                     "token_sha256": token_sha256,
@@ -151,10 +155,12 @@ class Journal:
         return found
 
     def take_over(self, intent: Intent) -> Intent | None:
-        """Become the owner of an open intent that nobody is at; None if somebody is, or was quicker."""
+        """Become the owner of an open intent that nobody is at; None if somebody is, or was quicker.
+
+        Act on what is returned, not on what was given: being its owner is part of it.
+        """
         now = _now()
-        ours = intent.owner == self.owner
-        if not (ours or not intent.owner or intent.lease_until <= now or is_gone(_process(intent.owner))):
+        if intent.owner and intent.lease_until > now and not is_gone(_process(intent.owner)):
             return None
         with self.ledger.writing() as connection:
             taken = connection.execute(
@@ -165,7 +171,7 @@ class Journal:
                     intents.c.owner == intent.owner,
                     intents.c.lease_until == intent.lease_until,
                 )
-                .values(owner=self.owner, lease_until=now + LEASE)
+                .values(owner=_new_owner(), lease_until=now + LEASE)
             ).rowcount
         return self.find(intent.task_uuid) if taken == 1 else None
 
@@ -178,33 +184,36 @@ class Journal:
         self._change(intent, owner="", lease_until=_now())
 
     def submitting(self, intent: Intent) -> None:
-        """Write down that the provider is about to be told."""
-        self._change(intent, submitted_at=_now())
+        """Write down that the provider is about to be told. Raises TakenOver."""
+        if not self._change(intent, submitted_at=_now()):
+            raise TakenOver
 
-    def closing(self, intent: Intent, state: State, cause: str = "") -> Any:
-        """What closes the intent; give it to `Ledger.settle` or `release` as `also`."""
+    def closing(self, intent: Intent, state: State, cause: str = "", *, if_ours: bool = False) -> Any:
+        """What closes the intent; give it to `Ledger.settle` or `release` as `also`.
+
+        if_ours: raise TakenOver, and so undo the whole transaction, where somebody else is at it.
+        """
 
         def close(connection: Connection) -> None:
-            connection.execute(
-                update(intents)
-                .where(intents.c.task_uuid == intent.task_uuid)
-                .values(state=state, owner="", ended_at=_now(), cause=cause[:1000])
-            )
+            row = _as_ours(intent) if if_ours else (intents.c.task_uuid == intent.task_uuid,)
+            values = {"state": state, "owner": "", "ended_at": _now(), "cause": cause[:1000]}
+            changed = connection.execute(update(intents).where(*row).values(**values)).rowcount
+            if if_ours and not changed:
+                raise TakenOver
 
         return close
 
-    def _change(self, intent: Intent, **values: object) -> None:
+    def _change(self, intent: Intent, **values: object) -> bool:
         """Change a row that is still ours; one that was taken over meanwhile is left alone."""
         with self.ledger.writing() as connection:
-            connection.execute(
-                update(intents)
-                .where(
-                    intents.c.task_uuid == intent.task_uuid,
-                    intents.c.owner == self.owner,
-                    intents.c.state == "open",
-                )
-                .values(**values)
-            )
+            changed = connection.execute(update(intents).where(*_as_ours(intent)).values(**values)).rowcount
+        return changed == 1
+
+
+def _as_ours(intent: Intent) -> tuple[ColumnElement[bool], ...]:
+    """The intent's row, as long as it is open and nobody else has become its owner."""
+    same = intents.c.task_uuid == intent.task_uuid, intents.c.owner == intent.owner
+    return *same, intents.c.state == "open"
 
 
 def _latest(connection: Connection, request_key: str) -> Intent | None:
@@ -220,6 +229,11 @@ def _intent(row: Mapping[Any, Any] | None) -> Intent | None:
 
 def _known(row: Mapping[Any, Any]) -> Intent:
     return Intent(**{name: row[name] for name in Intent.__dataclass_fields__})
+
+
+def _new_owner() -> str:
+    """A name for one turn at one intent: two products of one process may want the same model."""
+    return f"{this_process()}:{next(_turns)}"
 
 
 def _process(owner: str) -> str:
