@@ -1,4 +1,4 @@
-"""One purchase has one owner: twins in one process, and processes that wake up when others went on for them."""
+"""One purchase has one owner: twins in one process, and processes that wake up when others went on."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -99,7 +99,7 @@ def test_twins_whose_task_fails_both_end_with_the_second_purchase(ledger, new_ti
 
 
 def test_who_is_refused_late_frees_no_money_that_another_is_spending(ledger, new_till):
-    """A stopped process wakes up, hands its task in and is turned away; another has handed it in meanwhile."""
+    """A stopped process wakes up, hands its task in and is turned away; another has done so before it."""
     provider = FarProvider()
     sleeper, other = FarGenerator(provider), FarGenerator(provider)
     refused = asyncio.Event()
@@ -130,9 +130,7 @@ def test_who_is_refused_late_frees_no_money_that_another_is_spending(ledger, new
     assert_paid_once(ledger, provider)
 
 
-def test_who_wakes_up_after_the_purchase_was_given_up_begins_anew_and_hands_nothing_in_before(
-    ledger, new_till
-):
+def test_who_wakes_up_after_the_purchase_was_given_up_begins_anew_and_hands_nothing_in(ledger, new_till):
     provider = FarProvider()
     sleeper = new_till(FarGenerator(provider))
     real, naps = sleeper.journal.submitting, []

@@ -272,8 +272,8 @@ async def _buy_all(shop: Shop, ledger: Ledger, fate: Fate, count: Callable[[str]
         moments = {submit: "after submit", poll: "during poll"}
         moments["3dInference", "receive_response_headers.complete"] = "answer arrives"
         fate.on_the_wire(generator.client.transport._http, moments, count)
-        arrives = {("GET", "receive_response_headers.complete"): "during download"}
-        fate.on_the_wire(generator._fetching._downloads._http, arrives, count)
+        files = {("GET", arrives): "during download"}
+        fate.on_the_wire(generator._fetching._downloads._http, files, count)
         store = open_store(shop.store_url)
         till = Till(generator, Journal(ledger), store, Budgets(total_usd=Decimal(shop.cap)), shop.retries)
 
@@ -390,7 +390,7 @@ def _born(plan: dict[str, Any], life: Life) -> int:
         os.dup2(errors, 1)
         os.dup2(errors, 2)
         status = tend(shop, life)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the parent's code must not run on in this process
         traceback.print_exc()
         sys.stderr.flush()
     finally:

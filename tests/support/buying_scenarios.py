@@ -210,7 +210,7 @@ def fault_plan(scenario: Scenario) -> FaultPlan:
 
 
 class Arena:
-    """Servers and nurseries for many scenarios. folder: for everything; scenarios that end well leave nothing.
+    """Servers and nurseries for many scenarios. folder: for everything; what ends well leaves nothing in it.
 
     postgres_url: makes the URL of an empty database for scenarios that want one.
     """

@@ -95,12 +95,11 @@ async def buy(order: Order, till: Till, choose: Choose = first_of) -> Purchase:
             continue
         try:
             return await _carry_out(order, till, begun, choose)
-        except TakenOver:
-            continue
-        except TaskFailed:
-            if retries <= 0:
+        except (TaskFailed, TakenOver) as outcome:
+            failed = isinstance(outcome, TaskFailed)
+            if failed and retries <= 0:
                 raise
-            retries -= 1
+            retries -= failed  # who was overtaken sees what the other did
 
 
 async def buy_again(order: Order, till: Till) -> Purchase:

@@ -2,9 +2,9 @@
 
 A process can die between any two instructions, and two can want the same model at once. So before a generator
 hears of a request, one transaction sets the money aside and writes the intent, and only whoever wrote it, or
-took it over from somebody who is gone, may act on it. Somebody who was merely stopped for a while, and was
-thought to be gone, finds that out at the next step (`TakenOver`) and leaves it to the other. What is open here is looked for at the provider before
-anything is bought again.
+took it over from somebody who is gone, may act on it. Somebody who was merely stopped for a while and was
+thought to be gone finds that out at the next step (`TakenOver`) and leaves it to the other. What is open here
+is looked for at the provider before anything is bought again.
 
 An intent is `open` until its outcome is known, then `done` or `failed`; it is closed in the transaction that
 settles or releases its reservation. A further purchase of the same request is a further intent, with the next
