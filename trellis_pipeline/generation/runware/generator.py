@@ -165,8 +165,6 @@ class RunwareGenerator:
         began, came = self._began.get(task_uuid), time.monotonic()
         view = await self._wait(task_uuid, request, progress, hurry)
         seconds = time.monotonic() - (came if began is None else began)
-        if began is not None and not view.verdicts:
-            self._durations.add(request.preset, seconds)
         if not view.files:
             self._forget(task_uuid)
             raise self._verdict(view)
@@ -231,7 +229,8 @@ class RunwareGenerator:
         options, wanted = self.options, request.numberResults
         clock = asyncio.get_running_loop().time
         deadline = clock() + options.task_seconds
-        fresh = task_uuid in self._began
+        began = self._began.get(task_uuid)
+        fresh, unfinished_after = began is not None, None
         pauses = poll_pauses(
             options.poll_first_seconds,
             options.poll_factor,
@@ -259,8 +258,12 @@ class RunwareGenerator:
                 pause = max(pause, error.retry_after or 0.0)
             except ProviderRejected as error:
                 why = f"the last poll was refused ({error})"
+            age = 0.0 if began is None else time.monotonic() - began
             if view.done:
+                if fresh and not view.verdicts:
+                    self._durations.add(request.preset, unfinished_after, age)
                 break
+            unfinished_after = age
             if view.progress is not None:
                 progress(min(view.progress, 0.99))
             left = deadline - clock()

@@ -14,17 +14,23 @@ from email.utils import parsedate_to_datetime
 
 
 def poll_pauses(
-    first: float = 1.0, factor: float = 1.5, most: float = 10.0, expected: float | None = None
+    first: float = 1.0,
+    factor: float = 1.5,
+    most: float = 10.0,
+    expected: tuple[float, float] | None = None,
 ) -> Iterator[float]:
     """Seconds between polls: `first`, then `factor` times the one before, never more than `most`.
 
-    expected: how long such tasks usually take. Then the first look comes after nine tenths of it, and the
-    next a twentieth of it later.
+    expected: after how long such tasks are usually not yet done, and after how long they are. The first look
+    then comes at the one, and the next follow by a fortieth of the other until that has passed.
     """
     pause = min(first, most)
     if expected is not None:
-        yield 0.9 * expected
-        pause = min(pause, max(0.05, 0.05 * expected))
+        not_before, usual = expected
+        yield not_before
+        pause = min(most, max(0.05, 0.025 * usual))
+        for _ in range(int((usual - not_before) / pause) + 1):
+            yield pause
     while True:
         yield pause
         pause = min(pause * factor, most)
@@ -65,16 +71,24 @@ class Durations:
     """How long recent tasks took, by preset."""
 
     def __init__(self) -> None:
-        self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=20))
+        self._recent: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=20))
 
-    def add(self, preset: str, seconds: float) -> None:
-        """A task of this preset was found done after so long; it may have been done a little before."""
-        self._recent[preset].append(seconds)
+    def add(self, preset: str, unfinished_after: float | None, done_after: float) -> None:
+        """A task of this preset was found done after so many seconds, and not yet done at the look before.
 
-    def expected(self, preset: str) -> float | None:
-        """The lower quartile of what was seen, None before the third task.
-
-        Not the median: whoever looks too late never learns that it was too late.
+        unfinished_after: None where the first look found it done. It may have been done long before, so the
+        next task is looked at a quarter sooner.
         """
-        seen = sorted(self._recent[preset])
-        return seen[len(seen) // 4] if len(seen) >= 3 else None
+        seen = 0.75 * done_after if unfinished_after is None else unfinished_after
+        self._recent[preset].append((seen, done_after))
+
+    def expected(self, preset: str) -> tuple[float, float] | None:
+        """Seconds after which a task is not yet done, and after which it is; None before the third task.
+
+        The lower quartiles, so that the quick ones are not found late.
+        """
+        recent = self._recent[preset]
+        if len(recent) < 3:
+            return None
+        quartile = len(recent) // 4
+        return sorted(seen for seen, _ in recent)[quartile], sorted(done for _, done in recent)[quartile]
