@@ -265,12 +265,12 @@ async def _buy_all(shop: Shop, ledger: Ledger, fate: Fate, count: Callable[[str]
     room = asyncio.Semaphore(shop.concurrency)
     own = {"api_key": _key(shop.api_key), **shop.client}
     async with RunwareGenerator(options(shop.base_url, **own)) as generator:
-        submit, poll = (
-            ("3dInference", "send_request_body.complete"),
-            ("getResponse", "send_request_body.complete"),
-        )
-        moments = {submit: "after submit", poll: "during poll"}
-        moments["3dInference", "receive_response_headers.complete"] = "answer arrives"
+        sent, arrives = "send_request_body.complete", "receive_response_headers.complete"
+        moments = {
+            ("3dInference", sent): "after submit",
+            ("3dInference", arrives): "answer arrives",
+            ("getResponse", sent): "during poll",
+        }
         fate.on_the_wire(generator.client.transport._http, moments, count)
         files = {("GET", arrives): "during download"}
         fate.on_the_wire(generator._fetching._downloads._http, files, count)
