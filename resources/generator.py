@@ -12,7 +12,7 @@ from trellis_pipeline.generation.generator import Generator
 from trellis_pipeline.generation.request import GenerationRequest, build_request
 
 if TYPE_CHECKING:
-    from trellis_pipeline.generation.runware.options import UploadSlot
+    from trellis_pipeline.generation.runware.options import RunwareOptions, UploadSlot
 
 NAMES = ("draft", "runware")
 
@@ -51,19 +51,25 @@ class GeneratorResource(dg.ConfigurableResource[Generator]):
 
             return DraftGenerator(run_cpu)
         if self.name == "runware":
-            from trellis_pipeline.config import runware_api_key
             from trellis_pipeline.generation.runware.generator import RunwareGenerator
-            from trellis_pipeline.generation.runware.options import ApiKey, RunwareOptions
 
-            key = ApiKey(runware_api_key().get_secret_value())
-            options = {
-                **self.runware,
-                "allowed_hosts": tuple(self.runware.get("allowed_hosts", (".runware.ai",))),
-            }
-            return RunwareGenerator(RunwareOptions(api_key=key, upload_slot=new_slot, **options))
+            return RunwareGenerator(runware_options(self.runware, new_slot))
         raise ConfigError(f"generator {self.name!r} is not known; known are {', '.join(NAMES)}")
 
     def request(self, *overrides: Mapping[str, object]) -> GenerationRequest:
         """The validated request, later overrides winning. Raises ConfigError."""
         base = {"seed": self.seed, "numberResults": self.results, "settings": self.settings}
         return build_request(base, *overrides)
+
+
+def runware_options(chosen: Mapping[str, Any], new_slot: NewSlot | None = None) -> RunwareOptions:
+    """What the provider's client is told. chosen: see `RunwareSettings.client_options`.
+
+    Raises ConfigError where RUNWARE_API_KEY is not in the environment, or an option cannot work.
+    """
+    from trellis_pipeline.config import runware_api_key
+    from trellis_pipeline.generation.runware.options import ApiKey, RunwareOptions
+
+    key = ApiKey(runware_api_key().get_secret_value())
+    hosts = tuple(chosen.get("allowed_hosts", (".runware.ai",)))
+    return RunwareOptions(api_key=key, upload_slot=new_slot, **{**chosen, "allowed_hosts": hosts})

@@ -273,12 +273,10 @@ def _asked(settings: Settings) -> FetchBalance:
         raise ConfigError(
             f"generator {name!r} has no account that can be asked; say what is left in it: --balance USD"
         )
-    from trellis_pipeline.config import runware_api_key
+    from resources.generator import runware_options
     from trellis_pipeline.generation.runware.client import RunwareClient
-    from trellis_pipeline.generation.runware.options import ApiKey, RunwareOptions
 
-    key = ApiKey(runware_api_key().get_secret_value())
-    options = RunwareOptions(api_key=key, base_url=settings.runware.base_url)
+    options = runware_options(settings.runware.client_options())
 
     async def balance() -> tuple[Decimal, str]:
         async with RunwareClient(options) as client:

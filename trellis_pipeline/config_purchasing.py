@@ -7,7 +7,7 @@ address TRELLIS_ALERTS__SLACK_URL.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -29,6 +29,10 @@ class RunwareSettings(BaseModel):
     task_seconds: Annotated[float, Field(gt=0)] = 1800.0
     allowed_hosts: tuple[str, ...] = (".runware.ai",)
     upload_to_store: bool = False
+
+    def client_options(self) -> dict[str, Any]:
+        """What the client is told, as plain JSON-able data; None leaves its own default."""
+        return self.model_dump(mode="json", exclude={"upload_to_store"}, exclude_none=True)
 
 
 class ServiceSettings(BaseModel):

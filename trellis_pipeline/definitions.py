@@ -53,9 +53,7 @@ def build_definitions(
                 settings=settings.generation.settings,
                 webhooks_url=settings.webhooks.public_url,
                 upload_to_store=settings.runware.upload_to_store,
-                runware=settings.runware.model_dump(
-                    mode="json", exclude={"upload_to_store"}, exclude_none=True
-                ),
+                runware=settings.runware.client_options(),
             ),
             "ledger": LedgerResource(
                 SecretStr(settings.ledger_url),
