@@ -294,7 +294,7 @@ def test_a_wrong_key_is_one_call_to_the_real_service_too(service):
     assert provider.accepted() == []
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_many_products_on_a_day_when_everything_happens_are_each_bought_once(service, tmp_path, seed):
     plan = FaultPlan.random(seed, rate=0.2, seconds=0.1)
     with running_service(

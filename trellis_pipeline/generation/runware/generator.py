@@ -36,11 +36,10 @@ from trellis_pipeline.generation.runware.client import RunwareClient
 from trellis_pipeline.generation.runware.failures import Kind, clean_text, describe, kind_of
 from trellis_pipeline.generation.runware.fetching import Fetching
 from trellis_pipeline.generation.runware.options import RunwareOptions, UploadSlot
-from trellis_pipeline.generation.runware.polling import Durations, poll_pauses
 from trellis_pipeline.generation.runware.reply import ApiError, Reply
 from trellis_pipeline.generation.runware.results import ResultFile
-from trellis_pipeline.generation.runware.transport import AnswerLost, NotSent
 from trellis_pipeline.generation.runware.view import TaskView, merged
+from trellis_pipeline.generation.runware.waiting import Waiting
 from trellis_pipeline.generation.wire import Delivery, task_json
 from trellis_pipeline.generation.wire_image import data_uri
 
@@ -48,12 +47,6 @@ log = logging.getLogger(__name__)
 
 BUILD = "1"
 """Raised by hand when the provider announces another build of the model; its answers name none."""
-
-LOOK_SECONDS = 1.0
-"""How often a waiting task asks whether the provider has called back."""
-
-UNSEEN_POLLS = 5
-"""After so many polls that do not know the task, the archive is asked; the task may have ended long ago."""
 
 
 class RunwareGenerator:
@@ -70,7 +63,7 @@ class RunwareGenerator:
         # What a submit was answered beyond an acknowledgement, until it is collected.
         self._answers: dict[str, Reply] = {}
         self._began: dict[str, float] = {}
-        self._durations = Durations()
+        self._waiting = Waiting(self.client, options)
         self._slots: dict[str, UploadSlot] = {}
 
     async def __aenter__(self) -> RunwareGenerator:
@@ -134,18 +127,7 @@ class RunwareGenerator:
 
         Raises OutcomeUnknown where it cannot be asked, and the errors about the account.
         """
-        for attempt in range(1, self.options.attempts + 1):
-            try:
-                reply = await self.client.get_response(task_uuid)
-                view = merged(TaskView(task_uuid), reply, self.options.least_cost)
-                return view.seen or await self._in_archive(task_uuid)
-            except (NotSent, AnswerLost) as error:
-                if attempt == self.options.attempts:
-                    raise OutcomeUnknown(f"task {task_uuid} cannot be asked about ({error})") from None
-                await self.client.transport.pause(attempt, error)
-            except ProviderRejected as error:
-                raise OutcomeUnknown(f"task {task_uuid} cannot be asked about: {error}") from None
-        raise AssertionError("unreachable")
+        return await self._waiting.knows(task_uuid)
 
     async def collect(
         self,
@@ -163,7 +145,9 @@ class RunwareGenerator:
         OutcomeUnknown where it is still not done at the deadline or its files cannot be fetched now.
         """
         began, came = self._began.get(task_uuid), time.monotonic()
-        view = await self._wait(task_uuid, request, progress, hurry)
+        view = await self._waiting.until_done(
+            task_uuid, request, progress, hurry, began=began, answer=self._answers.get(task_uuid)
+        )
         seconds = time.monotonic() - (came if began is None else began)
         if not view.files:
             self._forget(task_uuid)
@@ -222,70 +206,6 @@ class RunwareGenerator:
         self._slots[task_uuid] = slot
         return slot.put_url
 
-    async def _wait(
-        self, task_uuid: str, request: GenerationRequest, progress: Progress, hurry: Callable[[], bool]
-    ) -> TaskView:
-        """Poll until the task is done. Raises OutcomeUnknown at the deadline."""
-        options, wanted = self.options, request.numberResults
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + options.task_seconds
-        began = self._began.get(task_uuid)
-        fresh, unfinished_after = began is not None, None
-        pauses = poll_pauses(
-            options.poll_first_seconds,
-            options.poll_factor,
-            options.poll_most_seconds,
-            self._durations.expected(request.preset) if fresh else None,
-        )
-        view = TaskView(task_uuid, wanted)
-        answer = self._answers.get(task_uuid)
-        if answer is not None:
-            view = merged(view, answer, options.least_cost)
-        polls, why = 0, "it is still processing"
-        if fresh and not view.done:  # what was handed in a moment ago is not done
-            await _sleep(min(next(pauses), options.task_seconds), hurry)
-        while not view.done:
-            pause = next(pauses)
-            try:
-                view = merged(view, await self.client.get_response(task_uuid), options.least_cost)
-                polls += 1
-                if not view.seen and polls % UNSEEN_POLLS == 0:
-                    view = merged(view, await self._archive(task_uuid), options.least_cost)
-                why = "it is still processing" if view.seen else "the provider does not speak of it"
-            except (NotSent, AnswerLost) as error:
-                # A poll that fails says nothing about the task, which is being worked on and will be billed.
-                why = f"the last poll failed ({error})"
-                pause = max(pause, error.retry_after or 0.0)
-            except ProviderRejected as error:
-                why = f"the last poll was refused ({error})"
-            age = 0.0 if began is None else time.monotonic() - began
-            if view.done:
-                if fresh and not view.verdicts:
-                    self._durations.add(request.preset, unfinished_after, age)
-                break
-            unfinished_after = age
-            if view.progress is not None:
-                progress(min(view.progress, 0.99))
-            left = deadline - clock()
-            if left <= 0:
-                raise OutcomeUnknown(
-                    f"task {task_uuid} is not done after {options.task_seconds:g} s, {why}; "
-                    f"{len(view.files)} of {wanted} files are there; run again to ask for it"
-                )
-            await _sleep(min(pause, left), hurry)
-        return view
-
-    async def _archive(self, task_uuid: str) -> Reply:
-        """What the archive has, without refusals, which may be those of a repeated submit."""
-        archived = await self.client.get_task_details(task_uuid)
-        told = tuple(error for error in archived.errors if kind_of(error) is Kind.FAILED)
-        return Reply(archived.status, archived.items, told)
-
-    async def _in_archive(self, task_uuid: str) -> bool:
-        archived = await self.client.get_task_details(task_uuid)
-        kinds = {kind_of(error) for error in archived.errors}
-        return bool(archived.items) or bool(kinds & {Kind.FAILED, Kind.CONFLICT, Kind.EXPIRED})
-
     def _verdict(self, view: TaskView) -> Exception:
         """The exception for a task of which every result failed."""
         errors = view.verdicts
@@ -335,13 +255,3 @@ class RunwareGenerator:
     def _forget(self, task_uuid: str) -> None:
         for known in (self._answers, self._began, self._slots):
             known.pop(task_uuid, None)
-
-
-async def _sleep(seconds: float, hurry: Callable[[], bool]) -> None:
-    """Sleep, or less where `hurry` says so meanwhile."""
-    clock = asyncio.get_running_loop().time
-    end = clock() + seconds
-    while (left := end - clock()) > 0:
-        await asyncio.sleep(min(left, LOOK_SECONDS))
-        if hurry():
-            return
