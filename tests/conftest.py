@@ -3,5 +3,6 @@
 import os
 
 for name in [name for name in os.environ if name.startswith("TRELLIS_") or name == "DAGSTER_HOME"]:
-    del os.environ[name]
+    if name != "TRELLIS_PARITY_DIR":  # tells tests/parity where its files are
+        del os.environ[name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"

@@ -2,7 +2,9 @@
 TrellisError
 ├── ConfigError              the user can fix it in trellis.toml or the environment
 │   ├── RequestInvalid         a request is outside the API document; names each field
-│   └── ProviderRefusesAccess  the provider does not take our key: stop the run, not the product
+│   ├── ProviderRefusesAccess  the provider does not take our key: stop the run, not the product
+│   ├── WeightsMissing         the local model's weights are not on this machine
+│   └── WeightsInvalid         a weight file is damaged or belongs to another network
 ├── CatalogError             the catalog as a whole cannot be read (a bad row is a RowProblem, not an error)
 ├── ProductError             one product failed; the others go on
 │   ├── SourceImageError       the photo cannot be fetched or decoded
@@ -75,6 +77,14 @@ class RequestInvalid(ConfigError):
 
 class ProviderRefusesAccess(ConfigError):
     """The provider does not accept the API key, or the key may not do this. Every further call would fail."""
+
+
+class WeightsMissing(ConfigError):
+    """A file of the local model is not where it should be. `trellis-pipeline weights fetch` brings it."""
+
+
+class WeightsInvalid(ConfigError):
+    """A weight file is truncated, has another hash, or does not fit its network. Fetch it again."""
 
 
 class CatalogError(TrellisError):

@@ -1,0 +1,276 @@
+"""From a photo to a surface with material, in the order that the model was trained for.
+
+    photo --dino--> condition
+    noise --structure flow--> cube --decoder--> which coarse voxels exist
+    noise --shape flow--> latent [--upsample, shape flow again at a finer grid (cascade)]
+    latent --shape decoder--> fine voxels with surface
+    noise --material flow, beside the shape--> latent --material decoder--> the same voxels with material
+
+All noise of one generation comes from one generator on the CPU, drawn in this order, so a seed means the same
+on every device. What may still differ is a voxel here and there: each decoder ends in thresholds, and
+devices round differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trellis_pipeline.errors import ConfigError, GenerationError
+from trellis_pipeline.trellis2 import stages
+from trellis_pipeline.trellis2.dual_grid import extract_surface
+from trellis_pipeline.trellis2.latent_decoder import material_voxels, surface_voxels
+from trellis_pipeline.trellis2.photo import Matting, cut_out, encoder_input
+from trellis_pipeline.trellis2.sampler import SamplerSettings
+from trellis_pipeline.trellis2.stages import Normalization
+from trellis_pipeline.trellis2.voxels import Grid
+
+Watch = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all). Whatever it raises stops the generation there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One way through the networks. resolution: fine voxels along an edge, the most that may come out.
+
+    structure_edge: cells along an edge of the coarse grid. shape_flow: runs on it. refining_flow: runs again
+    on a finer grid, None without cascade. photo_px: what the later flows see; the structure flow and the first
+    flow of a cascade see 512.
+    """
+
+    resolution: int
+    structure_edge: int
+    shape_flow: str
+    refining_flow: str | None
+    material_flow: str
+    photo_px: int
+
+
+MODES = {
+    "512": Mode(512, 32, "shape_slat_flow_model_512", None, "tex_slat_flow_model_512", 512),
+    "1024": Mode(1024, 64, "shape_slat_flow_model_1024", None, "tex_slat_flow_model_1024", 1024),
+    "1024_cascade": Mode(
+        1024, 32, "shape_slat_flow_model_512", "shape_slat_flow_model_1024", "tex_slat_flow_model_1024", 1024
+    ),
+    "1536_cascade": Mode(
+        1536, 32, "shape_slat_flow_model_512", "shape_slat_flow_model_1024", "tex_slat_flow_model_1024", 1024
+    ),
+}
+
+STRUCTURE_SAMPLING = SamplerSettings(guidance_strength=7.5, guidance_rescale=0.7, rescale_t=5.0)
+SHAPE_SAMPLING = SamplerSettings(guidance_strength=7.5, guidance_rescale=0.5, rescale_t=3.0)
+MATERIAL_SAMPLING = SamplerSettings(
+    guidance_strength=1.0, guidance_rescale=0.0, guidance_interval=(0.6, 0.9), rescale_t=3.0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """How to sample, and where to stop. The defaults are the published ones.
+
+    max_tokens: voxels that a flow may have to attend over; 1536 gives way down to 1024 before it is passed.
+    max_voxels: fine voxels on one level, a guard against a shape that explodes.
+    """
+
+    structure: SamplerSettings = STRUCTURE_SAMPLING
+    shape: SamplerSettings = SHAPE_SAMPLING
+    material: SamplerSettings = MATERIAL_SAMPLING
+    max_tokens: int = 49_152
+    max_voxels: int = 32_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class VoxelModel:
+    """A surface and its material, in the cube from -0.5 to 0.5, z up.
+
+    vertices: (M, 3) float32, one for each voxel. triangles: (T, 3) int32, not wound alike, may have holes.
+    coords: (M, 3) int32, the voxels of a grid with `resolution` cells on an edge; voxel i spans
+    i / resolution - 0.5 to (i + 1) / resolution - 0.5. attributes: (M, 6) float32, base colour (sRGB),
+    metallic, roughness, alpha; 0..1 but for overshoots.
+    """
+
+    vertices: npt.NDArray[np.float32]
+    triangles: npt.NDArray[np.int32]
+    coords: npt.NDArray[np.int32]
+    attributes: npt.NDArray[np.float32]
+    resolution: int
+    seed: int
+
+
+class Networks(Protocol):
+    """Whoever holds the weights. The names are those of pipeline.json, and `image_encoder`."""
+
+    device: torch.device
+    shape_normalization: Normalization
+    material_normalization: Normalization
+
+    def use(self, name: str) -> AbstractContextManager[Any]:
+        """The network on `device`, ready for inference; afterwards it may be put away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The random numbers of one generation: float32, drawn on the CPU one after the other."""
+
+    generator: torch.Generator = field(repr=False)
+    device: torch.device
+
+    @classmethod
+    def from_seed(cls, seed: int, device: torch.device) -> Noise:
+        """seed: 0 to 2^63 - 1."""
+        return cls(torch.Generator("cpu").manual_seed(seed), device)
+
+    def draw(self, *shape: int) -> Tensor:
+        """The next numbers, on the device."""
+        return torch.randn(*shape, generator=self.generator).to(self.device)
+
+
+@torch.inference_mode()
+def generate(
+    networks: Networks,
+    photo: Image.Image,
+    *,
+    mode: str = "1024_cascade",
+    seed: int = 42,
+    settings: GenerationSettings | None = None,
+    matting: Matting | None = None,
+    watch: Watch = lambda _stage, _done, _of: None,
+) -> VoxelModel:
+    """Make one model of the object in a photo. For several results call again with other seeds.
+
+    photo: with its background removed, or with any background if `matting` is given.
+    Raises ConfigError for an unknown mode, MatteError if there is no object, and GenerationError where the
+    model fails or the memory is too small.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
+    square = cut_out(photo, matting)
+    try:
+        cond_512, cond = encode_photo(networks, square, MODES[mode].photo_px)
+        return generate_from_condition(
+            networks, cond_512, cond, mode=mode, seed=seed, settings=settings, watch=watch
+        )
+    except torch.OutOfMemoryError as error:
+        raise GenerationError(
+            f"not enough memory on {networks.device} for mode {mode}: use a smaller memory plan or resolution"
+        ) from error
+
+
+def encode_photo(networks: Networks, square: Image.Image, photo_px: int) -> tuple[Tensor, Tensor]:
+    """Condition tokens of a photo at 512 pixels and at `photo_px`, (1, tokens, channels) float32 each."""
+    with networks.use("image_encoder") as encoder:
+        at_512 = encoder(encoder_input(square, 512).to(networks.device))
+        if photo_px == 512:
+            return at_512, at_512
+        return at_512, encoder(encoder_input(square, photo_px).to(networks.device))
+
+
+@torch.inference_mode()
+def generate_from_condition(
+    networks: Networks,
+    cond_512: Tensor,
+    cond: Tensor,
+    *,
+    mode: str,
+    seed: int,
+    settings: GenerationSettings | None = None,
+    watch: Watch = lambda _stage, _done, _of: None,
+) -> VoxelModel:
+    """As `generate`, from the condition tokens on."""
+    way, how = MODES[mode], settings or GenerationSettings()
+    noise = Noise.from_seed(seed, networks.device)
+
+    coords = make_structure(networks, cond_512, way, how, noise, watch)
+    shape, coords, resolution = make_shape(networks, coords, cond_512, cond, way, how, noise, watch)
+    material = make_material(networks, shape, coords, cond, way, how, noise, watch)
+
+    watch("shape decoder", 0, 1)
+    with networks.use("shape_slat_decoder") as decoder:
+        surface = decoder(shape, Grid(coords), max_voxels=how.max_voxels)
+        voxels = surface_voxels(surface.feats, decoder.config.voxel_margin)
+    fine = surface.grid.coords[:, 1:]
+    vertices, triangles = extract_surface(fine, voxels, resolution)
+    watch("shape decoder", 1, 1)
+    watch("material decoder", 0, 1)
+    with networks.use("tex_slat_decoder") as decoder:
+        painted = decoder(material, Grid(coords), surface.subdivisions, max_voxels=how.max_voxels)
+    watch("material decoder", 1, 1)
+    return VoxelModel(
+        vertices=vertices.cpu().numpy(),
+        triangles=triangles.cpu().numpy(),
+        coords=fine.cpu().numpy(),
+        attributes=material_voxels(painted.feats).cpu().numpy(),
+        resolution=resolution,
+        seed=seed,
+    )
+
+
+def make_structure(
+    networks: Networks, cond: Tensor, way: Mode, how: GenerationSettings, noise: Noise, watch: Watch
+) -> Tensor:
+    """Where the object is: (N, 4) int32 on the mode's coarse grid."""
+    with networks.use("sparse_structure_flow_model") as flow:
+        start = noise.draw(1, flow.config.in_channels, *3 * [flow.config.resolution])
+        cube = stages.sample_structure(flow, start, cond, how.structure, _named(watch, "sparse structure"))
+    with networks.use("sparse_structure_decoder") as decoder:
+        return stages.decode_structure(decoder, cube, way.structure_edge)
+
+
+def make_shape(
+    networks: Networks,
+    coords: Tensor,
+    cond_512: Tensor,
+    cond: Tensor,
+    way: Mode,
+    how: GenerationSettings,
+    noise: Noise,
+    watch: Watch,
+) -> tuple[Tensor, Tensor, int]:
+    """The shape latent (N, C) on the decoder's scale, its coords (N, 4) int32, and the resolution reached."""
+    normal = networks.shape_normalization
+    first_cond = cond_512 if way.refining_flow else cond
+    with networks.use(way.shape_flow) as flow:
+        start = noise.draw(len(coords), flow.config.in_channels)
+        latent = stages.sample_latent(flow, coords, start, first_cond, how.shape, _named(watch, "shape"))
+    latent = normal.undo(latent)
+    if way.refining_flow is None:
+        return latent, coords, way.resolution
+    with networks.use("shape_slat_decoder") as decoder:
+        coords, resolution = stages.refine_coords(
+            decoder, latent, coords, way.resolution, how.max_tokens, how.max_voxels
+        )
+    with networks.use(way.refining_flow) as flow:
+        start = noise.draw(len(coords), flow.config.in_channels)
+        latent = stages.sample_latent(flow, coords, start, cond, how.shape, _named(watch, "fine shape"))
+    return normal.undo(latent), coords, resolution
+
+
+def make_material(
+    networks: Networks,
+    shape: Tensor,
+    coords: Tensor,
+    cond: Tensor,
+    way: Mode,
+    how: GenerationSettings,
+    noise: Noise,
+    watch: Watch,
+) -> Tensor:
+    """The material latent (N, C) on the decoder's scale, for a shape latent on the decoder's scale."""
+    beside = networks.shape_normalization.apply(shape)
+    with networks.use(way.material_flow) as flow:
+        start = noise.draw(len(coords), flow.config.in_channels - beside.shape[1])
+        named = _named(watch, "material")
+        latent = stages.sample_latent(flow, coords, start, cond, how.material, named, beside)
+    return networks.material_normalization.undo(latent)
+
+
+def _named(watch: Watch, stage: str) -> stages.Watch:
+    return lambda done, of: watch(stage, done, of)

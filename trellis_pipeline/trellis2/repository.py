@@ -1,0 +1,173 @@
+"""The published checkpoint as it lies on disk, and what is known about its files.
+
+`pipeline.json` names the networks, how to sample and how latents are scaled. Each network is a pair of files,
+`<path>.json` with its class and arguments and `<path>.safetensors`. One of them, the structure decoder, lives
+in another repository, so a folder of repositories (`owner/name/...`) is what a machine has:
+
+    weights/microsoft/TRELLIS.2-4B/pipeline.json
+    weights/microsoft/TRELLIS.2-4B/ckpts/...
+    weights/microsoft/TRELLIS-image-large/ckpts/...
+    weights/facebook/dinov3-vitl16-pretrain-lvd1689m/model.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trellis_pipeline.errors import WeightsInvalid, WeightsMissing
+from trellis_pipeline.trellis2.pipeline import GenerationSettings
+from trellis_pipeline.trellis2.sampler import SamplerSettings
+from trellis_pipeline.trellis2.stages import Normalization
+
+MAIN_REPOSITORY = "microsoft/TRELLIS.2-4B"
+ENCODER_REPOSITORY = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A published weight file: its size, and how its SHA-256 (hex) begins."""
+
+    file_bytes: int
+    sha256_start: str
+
+
+# microsoft/TRELLIS.2-4B at revision af44b45f; microsoft/TRELLIS-image-large at 25e0d31f.
+KNOWN_FILES = {
+    "ss_flow_img_dit_1_3B_64_bf16": KnownFile(2_584_426_920, "ca01377c485b"),
+    "ss_dec_conv3d_16l8_fp16": KnownFile(147_591_972, "1c76d4a40519"),
+    "slat_flow_img2shape_dit_1_3B_512_bf16": KnownFile(2_584_574_424, "ec5e0917ef9b"),
+    "slat_flow_img2shape_dit_1_3B_1024_bf16": KnownFile(2_584_574_424, "07cd0596f634"),
+    "shape_dec_next_dc_f16c32_fp16": KnownFile(948_490_494, "e3b718d3e43e"),
+    "slat_flow_imgshape2tex_dit_1_3B_512_bf16": KnownFile(2_584_672_728, "8371aa1c5d13"),
+    "slat_flow_imgshape2tex_dit_1_3B_1024_bf16": KnownFile(2_584_672_728, "580401269059"),
+    "tex_dec_next_dc_f16c32_fp16": KnownFile(948_458_812, "97ea69addea2"),
+}
+
+# pipeline.json says how latents are scaled; these are its published values.
+SHAPE_NORMALIZATION = Normalization(
+    mean=(
+        *(0.781296, 0.018091, -0.495192, -0.558457, 1.060530, 0.093252, 1.518149, -0.933218),
+        *(-0.732996, 2.604095, -0.118341, -2.143904, 0.495076, -2.179512, -2.130751, -0.996944),
+        *(0.261421, -2.217463, 1.260067, -0.150213, 3.790713, 1.481266, -1.046058, -1.523667),
+        *(-0.059621, 2.220780, 1.621212, 0.877230, 0.567247, -3.175944, -3.186688, 1.578665),
+    ),
+    std=(
+        *(5.972266, 4.706852, 5.445010, 5.209927, 5.320220, 4.547237, 5.020802, 5.444004),
+        *(5.226681, 5.683095, 4.831436, 5.286469, 5.652043, 5.367606, 5.525084, 4.730578),
+        *(4.805265, 5.124013, 5.530808, 5.619001, 5.103930, 5.417670, 5.269677, 5.547194),
+        *(5.634698, 5.235274, 6.110351, 5.511298, 6.237273, 4.879207, 5.347008, 5.405691),
+    ),
+)
+MATERIAL_NORMALIZATION = Normalization(
+    mean=(
+        *(3.501659, 2.212398, 2.226094, 0.251093, -0.026248, -0.687364, 0.439898, -0.928075),
+        *(0.029398, -0.339596, -0.869527, 1.038479, -0.972385, 0.126042, -1.129303, 0.455149),
+        *(-1.209521, 2.069067, 0.544735, 2.569128, -0.323407, 2.293000, -1.925608, -1.217717),
+        *(1.213905, 0.971588, -0.023631, 0.106750, 2.021786, 0.250524, -0.662387, -0.768862),
+    ),
+    std=(
+        *(2.665652, 2.743913, 2.765121, 2.595319, 3.037293, 2.291316, 2.144656, 2.911822),
+        *(2.969419, 2.501689, 2.154811, 3.163343, 2.621215, 2.381943, 3.186697, 3.021588),
+        *(2.295916, 3.234985, 3.233086, 2.260140, 2.874801, 2.810596, 3.292720, 2.674999),
+        *(2.680878, 2.372054, 2.451546, 2.353556, 2.995195, 2.379849, 2.786195, 2.775190),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFiles:
+    """One network on disk. args: as in its JSON file."""
+
+    class_name: str
+    args: Mapping[str, Any]
+    weights: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A checkpoint that has been looked through, but not loaded.
+
+    networks: by their names in pipeline.json, and `image_encoder`. default_mode: a key of pipeline.MODES.
+    """
+
+    networks: Mapping[str, NetworkFiles]
+    settings: GenerationSettings
+    shape_normalization: Normalization
+    material_normalization: Normalization
+    default_mode: str
+
+
+def open_repository(
+    weights: Path, *, repository: str = MAIN_REPOSITORY, image_encoder: Path | None = None
+) -> Repository:
+    """Find a checkpoint's files below the folder `weights`.
+
+    image_encoder: folder with the encoder's config.json and model.safetensors; by default the repository that
+    pipeline.json names, below `weights`.
+    Raises WeightsMissing if a file is not there, WeightsInvalid if a JSON file cannot be understood.
+    """
+    root = weights / repository
+    description = _read_json(root / "pipeline.json")
+    try:
+        args = description["args"]
+        networks = {name: _find(weights, root, path) for name, path in args["models"].items()}
+        encoder = image_encoder or weights / _encoder_name(args)
+        networks["image_encoder"] = NetworkFiles(
+            "DINOv3ViTModel", _read_json(encoder / "config.json"), encoder / "model.safetensors"
+        )
+        return Repository(
+            networks=networks,
+            settings=GenerationSettings(
+                structure=_sampler(args, "sparse_structure_sampler", GenerationSettings().structure),
+                shape=_sampler(args, "shape_slat_sampler", GenerationSettings().shape),
+                material=_sampler(args, "tex_slat_sampler", GenerationSettings().material),
+            ),
+            shape_normalization=_normalization(args, "shape_slat_normalization", SHAPE_NORMALIZATION),
+            material_normalization=_normalization(args, "tex_slat_normalization", MATERIAL_NORMALIZATION),
+            default_mode=args.get("default_pipeline_type", "1024_cascade"),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsInvalid(f"{root / 'pipeline.json'} is not a TRELLIS.2 description: {error!r}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsMissing(f"{path} does not exist; run `trellis-pipeline weights fetch`") from error
+    except ValueError as error:
+        raise WeightsInvalid(f"{path} is not JSON: {error}") from error
+
+
+def _find(weights: Path, root: Path, path: str) -> NetworkFiles:
+    """A path is inside the checkpoint's own repository, or begins with another repository's name."""
+    stem = next((base / path for base in (root, weights) if (base / f"{path}.json").is_file()), None)
+    if stem is None:
+        raise WeightsMissing(f"{root / path}.json does not exist; run `trellis-pipeline weights fetch`")
+    description = _read_json(stem.with_name(stem.name + ".json"))
+    file = stem.with_name(stem.name + ".safetensors")
+    if not file.is_file():
+        raise WeightsMissing(f"{file} does not exist; run `trellis-pipeline weights fetch`")
+    return NetworkFiles(description["name"], description["args"], file)
+
+
+def _encoder_name(args: Mapping[str, Any]) -> str:
+    name: str = args.get("image_cond_model", {}).get("args", {}).get("model_name", ENCODER_REPOSITORY)
+    return name
+
+
+def _sampler(args: Mapping[str, Any], name: str, default: SamplerSettings) -> SamplerSettings:
+    params = dict(args.get(name, {}).get("params", {}))
+    if "guidance_interval" in params:
+        params["guidance_interval"] = tuple(params["guidance_interval"])
+    return replace(default, **params)
+
+
+def _normalization(args: Mapping[str, Any], name: str, default: Normalization) -> Normalization:
+    if name not in args:
+        return default
+    return Normalization(mean=tuple(args[name]["mean"]), std=tuple(args[name]["std"]))
