@@ -56,7 +56,8 @@ class GeneratedModel:
     cost_usd: None where the provider named no price, or none that can be believed. raw_cost_text keeps its
     number to the letter, for the ledger. seconds: generation time as the generator measured it. result_id:
     the provider's name for this file, "" where it has none. provenance: JSON-able facts for the birth
-    certificate.
+    certificate; `results_lost` in it lists results of the same task that are billed and whose files are gone,
+    each with `result_uuid` and `cost_usd` as text.
     """
 
     glb: bytes

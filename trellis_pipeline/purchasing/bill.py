@@ -31,13 +31,29 @@ def bill_for(made: Sequence[GeneratedModel], reserved: Decimal, asked: int) -> B
 
     reserved: USD that were set aside for it. asked: how many results that was for.
     """
-    raw = " + ".join(model.raw_cost_text for model in made if model.raw_cost_text)
-    known = sum((model.cost_usd for model in made if model.cost_usd is not None), ZERO)
-    unknown = sum(model.cost_usd is None for model in made)
+    costs = [(model.cost_usd, model.raw_cost_text) for model in made] + _lost(made)
+    raw = " + ".join(text for _, text in costs if text)
+    known = sum((usd for usd, _ in costs if usd is not None), ZERO)
+    unknown = sum(usd is None for usd, _ in costs)
     if unknown:
-        share = (reserved * unknown / max(asked, len(made))).quantize(NANO, rounding=ROUND_CEILING)
+        share = (reserved * unknown / max(asked, len(costs))).quantize(NANO, rounding=ROUND_CEILING)
         return Bill(known + share, "estimate", raw, NO_PRICE)
     return Bill(known, "provider_cost" if raw else "price_list", raw)
+
+
+def _lost(made: Sequence[GeneratedModel]) -> list[tuple[Decimal | None, str]]:
+    """Costs of results that were made with these and whose files are gone; they are billed all the same."""
+    found = made[0].provenance.get("results_lost", [])
+    texts = [str(one.get("cost_usd", "")) for one in found] if isinstance(found, list) else []
+    return [(_believable(text), text) for text in texts]
+
+
+def _believable(text: str) -> Decimal | None:
+    try:
+        usd = Decimal(text)
+    except ArithmeticError:
+        return None
+    return usd if usd.is_finite() and usd >= 0 else None
 
 
 def bill_for_lost(reserved: Decimal) -> Bill:
