@@ -26,7 +26,12 @@ class RunwareSettings(BaseModel):
     ttl_seconds: Annotated[int, Field(ge=60)] | None = None
     max_concurrency: Annotated[int, Field(ge=1, le=1000)] = 32
     tasks_per_request: Annotated[int, Field(ge=1, le=100)] = 1
+    polls_per_request: Annotated[int, Field(ge=1, le=1000)] = 50
+    attempts: Annotated[int, Field(ge=1, le=50)] = 8
     task_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    download_seconds: Annotated[float, Field(gt=0)] = 300.0
+    max_downloads: Annotated[int, Field(ge=1, le=100)] = 8
+    max_model_bytes: Annotated[int, Field(ge=1_000)] = 500_000_000
     allowed_hosts: tuple[str, ...] = (".runware.ai",)
     upload_to_store: bool = False
 

@@ -60,6 +60,11 @@ MEANINGS = {
     "many go well.",
     "runware.tasks_per_request": "Tasks in one request. No limit is documented, and one lost answer then "
     "leaves one outcome open.",
+    "runware.polls_per_request": "Tasks that one poll asks about.",
+    "runware.attempts": "How often a call, or a download, is tried before it is given up for this run.",
+    "runware.download_seconds": "Time for one file, from first to last byte.",
+    "runware.max_downloads": "Files under way at once; each is held in memory.",
+    "runware.max_model_bytes": "Size above which a file is refused.",
     "runware.task_seconds": "How long a task is waited for; afterwards the next run asks for it again.",
     "runware.allowed_hosts": "Where files may come from, besides the host of `base_url`; `.example.com` "
     "stands for every subdomain.",
