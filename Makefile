@@ -41,6 +41,10 @@ test-all: $(VENV)/.test  ## The suite with its slow and browser tests.
 test-browser: $(VENV)/.test  ## The pages in headless Chromium (/usr/bin/chromium).
 	$(BIN)/python -m pytest -m browser
 
+.PHONY: faults
+faults: $(VENV)/.test  ## Kill buying processes in 2,450 ways and count what was paid twice: minutes.
+	$(BIN)/python benchmarks/faults.py
+
 .PHONY: check
 check: $(VENV)/.test  ## Lint, format, types.
 	$(BIN)/ruff check .

@@ -67,8 +67,8 @@ FURTHER_MOMENTS = (
     "after settle",
 )
 
-DONE, NOT_ALL, INTERRUPTED, BROKEN = 0, 3, 130, 70
-"""Exit statuses: all orders are bought; some could not be this time; SIGTERM; an error nobody expects."""
+DONE, NOT_ALL, INTERRUPTED, BROKEN, HUNG = 0, 3, 130, 70, -signal.SIGALRM
+"""Exit statuses: all is bought; some could not be bought now; SIGTERM; an error nobody expects; too long."""
 
 
 @dataclass(frozen=True)
@@ -418,7 +418,7 @@ async def _warm() -> None:
 
 def statuses_text(statuses: Sequence[int]) -> str:
     """For messages."""
-    names = {DONE: "done", NOT_ALL: "not all", INTERRUPTED: "interrupted", BROKEN: "broken", -14: "hung"}
+    names = {DONE: "done", NOT_ALL: "not all", INTERRUPTED: "interrupted", BROKEN: "broken", HUNG: "hung"}
     return ", ".join(names.get(status, str(status)) for status in statuses)
 
 

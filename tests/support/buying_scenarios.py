@@ -2,7 +2,8 @@
 
 A scenario is a few orders, some processes that die, and a server that misbehaves. Whatever happens, in the
 end every model is there, each was billed once, and the books say what the server's billing log says. A name
-is enough to play one again: `matrix/MOMENT/SIGNAL/SEED` and `random/SEED` mean the same everywhere.
+is enough to play one again: `matrix/MOMENT/SIGNAL/SEED`, `rivals/MOMENT/SIGNAL` and `random/SEED` mean the
+same everywhere.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from buying_process import (
     BROKEN,
     DONE,
     FURTHER_MOMENTS,
+    HUNG,
     MOMENTS,
     NOT_ALL,
     Life,
@@ -174,6 +176,13 @@ def random_scenario(seed: int) -> Scenario:
     )
 
 
+def rivals_scenario(moment: str, signal: str) -> Scenario:
+    """Two processes want the same at the same time, and one of them dies."""
+    name = f"rivals/{moment}/{signal}"
+    lives = ((Life(moment, 1, signal), Life()),)
+    return Scenario(name, _orders(name, (1, 1, 2, 1)), lives, server=3, concurrency=2)
+
+
 def scenario_of(name: str) -> Scenario:
     """The scenario of that name. Raises ValueError where it names none."""
     kind, *rest = name.split("/")
@@ -181,6 +190,8 @@ def scenario_of(name: str) -> Scenario:
         return random_scenario(int(rest[0]))
     if kind == "matrix" and len(rest) == 3 and rest[0] in (*MOMENTS, *FURTHER_MOMENTS) and rest[1] in SIGNALS:
         return matrix_scenario(rest[0], rest[1], int(rest[2]))
+    if kind == "rivals" and len(rest) == 2 and rest[0] in MOMENTS and rest[1] in SIGNALS:
+        return rivals_scenario(*rest)
     raise ValueError(f"no scenario is called {name!r}; see `matrix_scenario` and `random_scenario`")
 
 
@@ -259,21 +270,43 @@ class Arena:
 
     def play(self, scenario: Scenario) -> Outcome:
         """Let the processes live and die, let others finish their work, and judge."""
-        server = self.server(scenario)
+        server, shop = self.server(scenario), self.shop(scenario)
+        told: list[str] = []
+        ends: list[int] = []
+        for generation in scenario.lives:
+            ends += self.live(shop, *generation)
+        died = sum(status not in (DONE, NOT_ALL, BROKEN) for status in ends)
+        with Ledger.open(shop.ledger_url) as ledger:
+            told += overruns(ledger, Decimal(shop.cap))
+        shop = replace(shop, cap="100")
+        for _ in range(PATIENCE):
+            ends += self.live(shop)
+            if ends[-1] != NOT_ALL:
+                break
+        if ends[-1] != DONE or BROKEN in ends or HUNG in ends:
+            told.append(f"its processes ended as: {statuses_text(ends)} {_last_words(shop)}")
+        ends += self.live(shop)
+        calls = {key: n for line in diary_of(shop)[-1:] for key, n in line.get("calls", {}).items()}
+        if ends[-1] != DONE or calls:
+            told.append(f"a run after the last one ends with {ends[-1]} after {calls} calls")
+        outcome = judge(scenario, shop, server.folder, died, len(ends), told)
+        if not outcome.breaches:
+            shutil.rmtree(shop.folder)
+        return outcome
+
+    def live(self, shop: Shop, *lives: Life) -> list[int]:
+        """Run processes of a shop at the same time; one with a natural end if none is given."""
+        nursery = self._nurseries.get()
+        try:
+            return nursery.live(shop, *lives)
+        finally:
+            self._nurseries.put(nursery)
+
+    def shop(self, scenario: Scenario) -> Shop:
+        """A new shop for the scenario's orders at its server, with an empty ledger and an empty store."""
         folder = self.folder / hashlib.sha256(scenario.name.encode()).hexdigest()[:12]
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        shop = self._shop(scenario, server, folder)
-        nursery = self._nurseries.get()
-        try:
-            outcome = self._play(scenario, shop, server, nursery)
-        finally:
-            self._nurseries.put(nursery)
-        if not outcome.breaches:
-            shutil.rmtree(folder)
-        return outcome
-
-    def _shop(self, scenario: Scenario, server: ServiceProcess, folder: Path) -> Shop:
         if scenario.postgres:
             assert self._postgres_url is not None, "this scenario needs a database"
             ledger_url = self._postgres_url()
@@ -284,33 +317,12 @@ class Arena:
         return Shop(
             str(folder),
             ledger_url,
-            server.base_url,
+            self.server(scenario).base_url,
             scenario.orders,
             scenario.cap,
             scenario.concurrency,
             client=scenario.client,
         )
-
-    def _play(self, scenario: Scenario, shop: Shop, server: ServiceProcess, nursery: Nursery) -> Outcome:
-        told: list[str] = []
-        ends: list[int] = []
-        for generation in scenario.lives:
-            ends += nursery.live(shop, *generation)
-        died = sum(status not in (DONE, NOT_ALL, BROKEN) for status in ends)
-        with Ledger.open(shop.ledger_url) as ledger:
-            told += overruns(ledger, Decimal(shop.cap))
-        shop = replace(shop, cap="100")
-        for _ in range(PATIENCE):
-            ends += nursery.live(shop)
-            if ends[-1] != NOT_ALL:
-                break
-        if ends[-1] != DONE or BROKEN in ends or -14 in ends:
-            told.append(f"its processes ended as: {statuses_text(ends)} {_last_words(shop)}")
-        ends += nursery.live(shop)
-        calls = {key: n for line in diary_of(shop)[-1:] for key, n in line.get("calls", {}).items()}
-        if ends[-1] != DONE or calls:
-            told.append(f"a run after the last one ends with {ends[-1]} after {calls} calls")
-        return judge(scenario, shop, server.folder, died, len(ends), told)
 
 
 def _last_words(shop: Shop) -> str:
