@@ -23,6 +23,7 @@ import pydantic
 from assets.opening import LineSettings, open_tools
 from assets.paths import product_path, record_path
 from assets.records import ProductCrop, ProductModel, StageRecord
+from trellis_pipeline.catalog.sku import printable, sku_fault
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import BlobMissing, ConfigError
 from trellis_pipeline.generation.generator import GeneratorIdentity, InputImage
@@ -58,6 +59,9 @@ def reproduce_model(
     Raises ConfigError where there is no model to reproduce, its generator is not the configured one, or no
     budget is set for a paid one; BudgetExceeded, GenerationError and StorageError as a run does.
     """
+    fault = sku_fault(sku)
+    if fault is not None:
+        raise ConfigError(f"SKU {printable(sku)!r} {fault}")
     resources = dict(build_definitions(settings, None, generator).resources or {})
     run_id = f"reproduce-{uuid.uuid4().hex[:12]}"
     opened = open_tools(
