@@ -12,7 +12,6 @@ pytest.importorskip(
     "runware.client",
     reason="the official SDK is not installed: pip install runware-sdk==1.8.0 (development only)",
 )
-pytestmark = pytest.mark.slow
 
 
 def task(picture, **more):
