@@ -2,7 +2,7 @@
 
 Every file of the directory is a test. What is in it decides how it is checked: class, sizes and tolerance
 stand in its config, so new files with other seeds and sizes need no change here. A file of an unknown kind,
-or an output that nothing was compared with, fails.
+or an output that nothing was compared with, fails. Geometry after the networks is in test_geometry_parity.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ from trellis_pipeline.trellis2.sampler import (  # noqa: E402
     spread_dense,
     spread_sparse,
 )
-from trellis_pipeline.trellis2.sparse_conv import submanifold_conv  # noqa: E402
 from trellis_pipeline.trellis2.stages import Normalization  # noqa: E402
 from trellis_pipeline.trellis2.structure_decoder import (  # noqa: E402
     ResBlock,
@@ -177,7 +176,9 @@ def check_dense_blocks(case: Case) -> None:
 def check_sparse_conv(case: Case) -> None:
     coords, state = case.input("coords"), case.state()
     case.equal("neighbor_map", VoxelIndex(coords).neighbours(coords))
-    case.close("feats", submanifold_conv(case.input("feats"), Grid(coords), state["weight"], state["bias"]))
+    case.close(
+        "feats", torch.cat([*conv_chunks(case.input("feats"), Grid(coords), state["weight"], state["bias"])])
+    )
 
 
 def check_convnext(case: Case) -> None:
@@ -214,16 +215,16 @@ def check_shape_decoder(case: Case) -> None:
     latent, grid = case.input("feats"), Grid(case.input("coords"))
     trace_levels(case, decoder, latent, grid)
     decoded = decoder(latent, grid)
-    case.equal("raw_coords", decoded.grid.coords)
+    case.equal("raw_coords", decoded.coords)
     case.close("raw_feats", decoded.feats)
     for level, exists in enumerate(decoded.subdivisions):
         case.equal(f"upsample_coords_{level + 1}", decoder.upsample(latent, grid, level + 1))
         np.testing.assert_array_equal(exists, case.output(f"subs_logits_{level}") > 0)
     voxels = surface_voxels(decoded.feats, decoder.config.voxel_margin)
     for sample in range(int(grid.coords[:, 0].max()) + 1):
-        mine = decoded.grid.coords[:, 0] == sample
+        mine = decoded.coords[:, 0] == sample
         part = SurfaceVoxels(voxels.vertex[mine], voxels.crossed[mine], voxels.weight[mine])
-        vertices, faces = extract_surface(decoded.grid.coords[mine, 1:], part, case.args["resolution"])
+        vertices, faces = extract_surface(decoded.coords[mine, 1:], part, case.args["resolution"])
         case.close(f"mesh{sample}_vertices", vertices)
         case.equal(f"mesh{sample}_faces", faces)
 
@@ -252,7 +253,7 @@ def check_material_decoder(case: Case) -> None:
     levels = len(decoder.blocks) - 1
     guide = [case.input(f"subs_logits_{level}") > 0 for level in range(levels)]
     decoded = decoder(case.input("feats"), Grid(case.input("coords")), guide)
-    case.equal("coords", decoded.grid.coords)
+    case.equal("coords", decoded.coords)
     case.close("raw_feats", decoded.feats)
     case.close("pbr", material_voxels(decoded.feats))
 
@@ -433,7 +434,7 @@ def check_decoded(
 ) -> None:
     decoder = networks.networks["shape_slat_decoder"]
     surface = decoder(shape, Grid(coords))
-    fine = surface.grid.coords[:, 1:]
+    fine = surface.coords[:, 1:]
     vertices, faces = extract_surface(fine, surface_voxels(surface.feats), resolution)
     case.equal("voxel_coords", fine)
     case.close("mesh_vertices", vertices)
@@ -465,12 +466,8 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "models": check_pipeline_models,
 }
 
-# Geometry after the networks, which belongs to trellis_pipeline.mesh.
-NOT_COVERED_YET = {
-    "cuBVH.unsigned_distance": "closest point on a mesh",
-    "cumesh.remeshing.remesh_narrow_band_dc": "narrow-band remeshing",
-    "flex_gemm": "trilinear sampling of voxels",
-}
+# Geometry after the networks, which needs no PyTorch: test_geometry_parity.py.
+CHECKED_ELSEWHERE = {"cuBVH.unsigned_distance", "cumesh.remeshing.remesh_narrow_band_dc", "flex_gemm"}
 
 
 def kind_of(case: Case) -> str:
@@ -486,9 +483,8 @@ def test_the_original_modules_and_ours_agree(parity_file, report):
     torch.set_num_threads(1)
     case = Case(parity_file)
     kind = kind_of(case)
-    if kind in NOT_COVERED_YET:
-        report(parity_file.stem, f"{kind:44} NOT COVERED YET: {NOT_COVERED_YET[kind]}")
-        pytest.skip(f"not covered yet: {NOT_COVERED_YET[kind]}")
+    if kind in CHECKED_ELSEWHERE:
+        pytest.skip("geometry: checked in test_geometry_parity.py")
     assert kind in CHECKS, f"{parity_file.name}: no check for {case.config.get('class')!r}"
     CHECKS[kind](case)
     missed = set(case.outputs()) - case.compared

@@ -15,7 +15,7 @@ from torch.nn.functional import layer_norm, silu
 
 from trellis_pipeline.errors import GenerationError
 from trellis_pipeline.trellis2.sparse_conv import SparseConv3d
-from trellis_pipeline.trellis2.voxels import Grid
+from trellis_pipeline.trellis2.voxels import Grid, stack_rows
 
 
 def norm_in_float32(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -43,8 +43,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, feats: Tensor, grid: Grid) -> Tensor:
         """feats: (N, channels)."""
-        out: Tensor = self.mlp(norm_in_float32(self.norm, self.conv(feats, grid)))
-        return feats + out
+        return feats + grid.by_rows(lambda x: self.mlp(norm_in_float32(self.norm, x)), self.conv(feats, grid))
 
 
 class SubdivideBlock(nn.Module):
@@ -64,11 +63,15 @@ class SubdivideBlock(nn.Module):
         return logits
 
     def forward(self, feats: Tensor, grid: Grid, children: Children) -> Tensor:
-        """feats: (N, c_in) on the parents' grid. Returns (children, c_out) on `children.grid`."""
-        widened = self.conv1(silu(norm_in_float32(self.norm1, feats)), grid)
-        h = self.conv2(silu(plain_norm(children.pick(widened), eps=1e-6)), children.grid)
+        """feats: (N, c_in) on the parents' grid. Returns (M, c_out) on `children.grid`."""
+        x = grid.by_rows(lambda x: silu(norm_in_float32(self.norm1, x)), feats)
+        # The eightfold channels are never held for all parents at once, nor for children that do not exist.
+        parts = (children.pick(part, at) for at, part in enumerate(self.conv1.chunks(x, grid)))
+        opened = stack_rows(parts, len(children.grid))
+        h = children.grid.by_rows(lambda x: silu(plain_norm(x, eps=1e-6)), opened)
+        h = self.conv2(h, children.grid)
         shortcut = children.pick(feats)
-        return h + shortcut.repeat_interleave(h.shape[1] // shortcut.shape[1], dim=1)
+        return h.add_(shortcut.repeat_interleave(h.shape[1] // shortcut.shape[1], dim=1))
 
 
 class Children:
@@ -92,10 +95,20 @@ class Children:
         corner = torch.stack([self.octants >> axis & 1 for axis in range(3)], dim=1)
         coords[:, 1:] = 2 * coords[:, 1:] + corner
         self.grid = Grid(coords, grid.chunk_rows)
+        self._chunk_rows = grid.chunk_rows
 
-    def pick(self, feats: Tensor) -> Tensor:
-        """(N, 8 c), an eighth of the channels for each octant, to the children's (M, c)."""
-        return feats.unflatten(1, (8, -1))[self.parents, self.octants]
+    def pick(self, feats: Tensor, chunk: int | None = None) -> Tensor:
+        """(N, 8 c), an eighth of the channels for each octant, to the children's (M, c).
+
+        chunk: feats are only the rows of this chunk of parents, and so are the children that come back.
+        """
+        parents, octants = self.parents, self.octants
+        if chunk is not None:
+            first = chunk * self._chunk_rows
+            ends = torch.tensor([first, first + self._chunk_rows], device=parents.device)
+            begin, end = torch.searchsorted(parents, ends).tolist()
+            parents, octants = parents[begin:end] - first, octants[begin:end]
+        return feats.unflatten(1, (8, -1))[parents, octants]
 
 
 class MergeBlock(nn.Module):

@@ -56,13 +56,13 @@ class LatentDecoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Raw features (M, out_channels) float32 on the finest grid, and what was subdivided on the way there.
+    """Raw features (M, out_channels) float32 of the finest voxels, coords (M, 4) int32, and the way there.
 
     subdivisions: for each level (N_level, 8) bool, the children that exist.
     """
 
     feats: Tensor
-    grid: Grid
+    coords: Tensor
     subdivisions: tuple[Tensor, ...]
 
 
@@ -104,7 +104,8 @@ class LatentDecoder(nn.Module):
                 children = Children(grid, exists, max_voxels)
                 h, grid = subdivide(h, grid, children), children.grid
                 taken.append(exists)
-        return Decoded(self.output_layer(plain_norm(h.float(), eps=1e-5)), grid, tuple(taken))
+        raw = grid.by_rows(lambda x: self.output_layer(plain_norm(x.float(), eps=1e-5)), h)
+        return Decoded(raw, grid.coords, tuple(taken))
 
     def upsample(self, latent: Tensor, grid: Grid, levels: int, max_voxels: int | None = None) -> Tensor:
         """Only where the voxels are after `levels` predicted subdivisions: (M, 4) int32."""

@@ -71,6 +71,8 @@ def _square_around(opaque: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
     columns, rows = np.flatnonzero(opaque.any(axis=0)), np.flatnonzero(opaque.any(axis=1))
     left, right, upper, lower = int(columns[0]), int(columns[-1]), int(rows[0]), int(rows[-1])
     half = max(right - left, lower - upper) // 2
+    if half == 0:
+        raise MatteError("the object in the photo is one pixel; is the alpha channel right?")
     middle_x, middle_y = (left + right) / 2, (upper + lower) / 2
     # Halves go to the even neighbour, as in Pillow's own crop.
     return round(middle_x - half), round(middle_y - half), round(middle_x + half), round(middle_y + half)

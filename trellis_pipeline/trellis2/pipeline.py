@@ -42,8 +42,8 @@ class Mode:
     """One way through the networks. resolution: fine voxels along an edge, the most that may come out.
 
     structure_edge: cells along an edge of the coarse grid. shape_flow: runs on it. refining_flow: runs again
-    on a finer grid, None without cascade. photo_px: what the later flows see; the structure flow and the first
-    flow of a cascade see 512.
+    on a finer grid, None without cascade. photo_px: what the later flows see; the structure flow and a
+    cascade's first flow see 512.
     """
 
     resolution: int
@@ -158,7 +158,9 @@ def generate(
         return generate_from_condition(
             networks, cond_512, cond, mode=mode, seed=seed, settings=settings, watch=watch
         )
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         raise GenerationError(
             f"not enough memory on {networks.device} for mode {mode}: use a smaller memory plan or resolution"
         ) from error
@@ -196,7 +198,7 @@ def generate_from_condition(
     with networks.use("shape_slat_decoder") as decoder:
         surface = decoder(shape, Grid(coords), max_voxels=how.max_voxels)
         voxels = surface_voxels(surface.feats, decoder.config.voxel_margin)
-    fine = surface.grid.coords[:, 1:]
+    fine = surface.coords[:, 1:]
     vertices, triangles = extract_surface(fine, voxels, resolution)
     watch("shape decoder", 1, 1)
     watch("material decoder", 0, 1)
@@ -270,6 +272,13 @@ def make_material(
         named = _named(watch, "material")
         latent = stages.sample_latent(flow, coords, start, cond, how.material, named, beside)
     return networks.material_normalization.undo(latent)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has an exception of its own; other devices say so in words."""
+    words = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in words for sign in signs)
 
 
 def _named(watch: Watch, stage: str) -> stages.Watch:

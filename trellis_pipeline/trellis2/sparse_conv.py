@@ -1,41 +1,44 @@
 """Submanifold convolution: a 3 x 3 x 3 convolution that looks at, and writes to, existing voxels only.
 
 For each of the 27 offsets the rows that have a neighbour there are gathered, multiplied by that offset's
-matrix and added to their outputs. All arithmetic is in large matrix products, no voxel is visited in vain,
-and the result of a row does not depend on how the rows were cut into chunks. Half precision is summed in
-float32, because the decoders end in thresholds. Method: Graham & van der Maaten 2017.
+matrix and added to their outputs. All arithmetic is in large matrix products and no voxel is visited in vain.
+Half precision is summed in float32, because the decoders end in thresholds. The result comes in chunks of
+rows, so that a layer which makes little of much need not hold the much.
+
+Method: Graham & van der Maaten 2017.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from trellis_pipeline.trellis2.voxels import Grid
+from trellis_pipeline.trellis2.voxels import Grid, stack_rows
 
 
-def submanifold_conv(feats: Tensor, grid: Grid, weight: Tensor, bias: Tensor) -> Tensor:
-    """feats: (N, C_in). weight: (C_out, 3, 3, 3, C_in), offsets over x, y, z. bias: (C_out,).
+def conv_chunks(feats: Tensor, grid: Grid, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
+    """The rows of the result in order, grid.chunk_rows at a time, each chunk (rows, C_out).
 
-    Returns (N, C_out) in feats' dtype: bias + sum over offsets d of weight[:, d + 1] @ feats at voxel + d.
+    feats: (N, C_in). weight: (C_out, 3, 3, 3, C_in), offsets over x, y, z. bias: (C_out,).
+    A row is bias + sum over offsets d of weight[:, d + 1] @ feats at voxel + d, in feats' dtype.
     """
     matrices = weight.flatten(1, 3).permute(1, 2, 0)
     if feats.device.type == "cpu":
         # A CPU gains nothing from half precision products, and this saves rounding each of the 27.
         matrices = matrices.float()
-    out = feats.new_empty(len(grid), weight.shape[0])
     for pairs in grid.pairs:
         total = bias.float().expand(pairs.stop - pairs.start, -1).clone()
+        # index_add_ is several times faster with 64-bit rows on CPU.
+        out_rows = pairs.out_rows.long()
         for offset, (begin, end) in enumerate(pairwise(pairs.bounds)):
             if begin < end:
                 gathered = feats.index_select(0, pairs.in_rows[begin:end])
                 part = gathered.to(matrices.dtype) @ matrices[offset]
-                # index_add_ is several times faster with 64-bit rows on CPU.
-                total.index_add_(0, pairs.out_rows[begin:end].long(), part.float())
-        out[pairs.start : pairs.stop] = total
-    return out
+                total.index_add_(0, out_rows[begin:end], part.float())
+        yield total.to(feats.dtype)
 
 
 class SparseConv3d(nn.Module):
@@ -49,4 +52,8 @@ class SparseConv3d(nn.Module):
 
     def forward(self, feats: Tensor, grid: Grid) -> Tensor:
         """feats: (N, c_in). Returns (N, c_out)."""
-        return submanifold_conv(feats, grid, self.weight, self.bias)
+        return stack_rows(self.chunks(feats, grid), len(grid))
+
+    def chunks(self, feats: Tensor, grid: Grid) -> Iterator[Tensor]:
+        """The same, grid.chunk_rows rows at a time."""
+        return conv_chunks(feats, grid, self.weight, self.bias)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool3d, silu
+from torch.nn.functional import silu
 
 from trellis_pipeline.errors import ConfigError
 
@@ -124,5 +124,6 @@ def occupied(logits: Tensor, grid_edge: int) -> Tensor:
     factor = logits.shape[-1] // grid_edge
     cells = logits > 0
     if factor > 1:
-        cells = max_pool3d(cells.float(), factor) > 0.5
+        cells = cells.unflatten(4, (-1, factor)).unflatten(3, (-1, factor)).unflatten(2, (-1, factor))
+        cells = cells.any(dim=(3, 5, 7))
     return cells[:, 0].nonzero().int()

@@ -10,6 +10,7 @@ They depend on the coordinates alone, so one search serves every convolution of 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,38 +29,39 @@ def pack(coords: Tensor) -> Tensor:
 
 
 class VoxelIndex:
-    """Finds the row of a voxel by its coordinates."""
+    """Finds the row of a voxel by its coordinates; on the CPU where the device is poor at 64 bits."""
 
     def __init__(self, coords: Tensor) -> None:
-        self.keys, self.rows = pack(coords).sort()
+        """coords: (N, 4) integer, no voxel twice."""
+        self.device = coords.device
+        self._search_on = torch.device("cpu") if self.device.type == "mps" else self.device
+        self._keys, self._rows = pack(coords.to(self._search_on)).sort()
 
     def find(self, coords: Tensor) -> Tensor:
-        """coords: (M, 4). Returns (M,) int64: row of each, or -1 where there is no such voxel."""
-        return self._match(*self._search(pack(coords)))
+        """coords: (M, 4). Returns (M,) int64: the row of each, or -1 where there is no such voxel."""
+        wanted = pack(coords.to(self._search_on))
+        return self._match(torch.searchsorted(self._keys, wanted), wanted).to(self.device)
 
     def neighbours(self, coords: Tensor) -> Tensor:
         """Rows of the 3 x 3 x 3 block around each voxel. coords: (M, 4). Returns (M, 27) int64, -1 = none.
 
         Column 9 (dx + 1) + 3 (dy + 1) + (dz + 1).
         """
-        corner = pack(coords)
-        steps = torch.arange(-1, 2, device=coords.device)
+        steps = torch.arange(-1, 2, device=self._search_on)
         columns = (steps[:, None] << 2 * _BITS) + (steps << _BITS) - 1
-        wanted = corner[:, None] + columns.flatten()
-        at, wanted = self._search(wanted)
+        wanted = pack(coords.to(self._search_on))[:, None] + columns.flatten()
+        at = torch.searchsorted(self._keys, wanted)
         found = []
         for _ in range(3):
-            row = self._match(at, wanted)
-            found.append(row)
-            at, wanted = at + (row >= 0), wanted + 1
-        return torch.stack(found, dim=-1).flatten(1)
-
-    def _search(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.searchsorted(self.keys, wanted), wanted
+            rows = self._match(at, wanted)
+            found.append(rows)
+            # If this one is there, the next in the column can only stand behind it.
+            at, wanted = at + (rows >= 0), wanted + 1
+        return torch.stack(found, dim=-1).flatten(1).to(self.device)
 
     def _match(self, at: Tensor, wanted: Tensor) -> Tensor:
-        at = at.clamp_max(len(self.keys) - 1)
-        return torch.where(self.keys[at] == wanted, self.rows[at], -1)
+        at = at.clamp_max(len(self._keys) - 1)
+        return torch.where(self._keys[at] == wanted, self._rows[at], -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,7 @@ class Grid:
     """The voxels of one level of a sparse network.
 
     coords: (N, 4) int32 (sample, x, y, z), no voxel twice, 0 to MAX_EDGE - 1. chunk_rows: output rows that
-    a convolution handles at once. The neighbours are searched when first asked for, on the CPU where the
-    device is poor at 64-bit search.
+    a layer handles at once, which bounds its scratch memory. Neighbours are searched when first asked for.
     """
 
     def __init__(self, coords: Tensor, chunk_rows: int | None = None) -> None:
@@ -95,16 +96,27 @@ class Grid:
     @cached_property
     def pairs(self) -> list[Pairs]:
         """All neighbour pairs, chunk by chunk."""
-        device = self.coords.device
-        coords = self.coords.cpu() if device.type == "mps" else self.coords
-        index = VoxelIndex(coords)
+        index = VoxelIndex(self.coords)
         chunks = []
-        for start in range(0, len(coords), self.chunk_rows):
-            stop = min(start + self.chunk_rows, len(coords))
-            table = index.neighbours(coords[start:stop]).T
+        for start in range(0, len(self), self.chunk_rows):
+            stop = min(start + self.chunk_rows, len(self))
+            table = index.neighbours(self.coords[start:stop]).T
             exists = table >= 0
-            out_rows = exists.nonzero()[:, 1].int()
             ends = exists.sum(1).cumsum(0).tolist()
-            in_rows = table[exists].int()
-            chunks.append(Pairs(start, stop, out_rows.to(device), in_rows.to(device), (0, *ends)))
+            chunks.append(Pairs(start, stop, exists.nonzero()[:, 1].int(), table[exists].int(), (0, *ends)))
         return chunks
+
+    def by_rows(self, layer: Callable[[Tensor], Tensor], feats: Tensor) -> Tensor:
+        """A layer that treats every row alike, chunk by chunk, so that only its result is large."""
+        return stack_rows(map(layer, feats.split(self.chunk_rows)), len(feats))
+
+
+def stack_rows(parts: Iterable[Tensor], rows: int) -> Tensor:
+    """The parts, `rows` rows in all, below each other. Unlike torch.cat this holds one part at a time."""
+    out, begin = None, 0
+    for part in parts:
+        out = part.new_empty(rows, *part.shape[1:]) if out is None else out
+        out[begin : begin + len(part)] = part
+        begin += len(part)
+    assert out is not None
+    return out
