@@ -80,7 +80,7 @@ class ProviderRefusesAccess(ConfigError):
 
 
 class WeightsMissing(ConfigError):
-    """A file of the local model is not where it should be. `trellis-pipeline weights fetch` brings it."""
+    """A file of the local model is not where it should be. Put it there, from the model's repository."""
 
 
 class WeightsInvalid(ConfigError):
