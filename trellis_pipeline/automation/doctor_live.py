@@ -201,11 +201,8 @@ async def _ask_all(visit: _Visit) -> None:
     first = await visit.ask("account", probe.account)
     await visit.ask("unknown task", probe.unknown_task)
     await visit.ask("unknown parameter", lambda: probe.unknown_parameter(request))
-    dry = await visit.ask(
-        "dry run", lambda: visit.set_aside("dry run", lambda: probe.dry_run(request, image))
-    )
-    dangerous = "" if dry is not None and dry.charged == 0 else "dry runs may cost money here"
-    await visit.ask("tasks in one request", lambda: probe.batches(request, image), dangerous)
+    await visit.ask("tasks in one request", lambda: probe.batches(request))
+    await visit.ask("dry run", lambda: visit.set_aside("dry run", lambda: probe.dry_run(request, image)))
     await visit.ask("generation", lambda: _generate(visit))
     bought = visit.bought
     nothing = "" if bought is not None else "no model was bought"
