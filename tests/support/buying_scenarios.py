@@ -128,11 +128,14 @@ def matrix_scenario(moment: str, signal: str, seed: int) -> Scenario:
     count = drawn.randint(1, 4)
     orders = _orders(name, [drawn.choice((1, 1, 1, 2)) for _ in range(count)])
     number = drawn.randint(1, 2 if moment == "during poll" else count)
+    server = drawn.randrange(len(KINDS))
+    if moment == "after ack" and KINDS[server].rate:
+        number = 1  # there are fewer of them than orders where acknowledgements get lost
     return Scenario(
         name,
         orders,
         lives=((Life(moment, number, signal),),),
-        server=drawn.randrange(len(KINDS)),
+        server=server,
         concurrency=drawn.randint(1, 4),
     )
 
