@@ -79,6 +79,11 @@ class ResidentNetworks:
                 del network
                 self._give_back_memory()
 
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Names of the networks that are held in memory between uses."""
+        return tuple(self._waiting)
+
     def _load(self, name: str) -> nn.Module:
         if name not in self._repository.networks:
             raise ConfigError(f"this checkpoint has no network {name!r}")

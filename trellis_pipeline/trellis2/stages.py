@@ -67,7 +67,7 @@ def sample_structure(
         out: Tensor = flow(x, x.new_full((len(x),), t), c)
         return out
 
-    return _run("sparse structure", velocity, noise, cond, how, spread_dense, watch)
+    return _run("latent of the sparse structure", velocity, noise, cond, how, spread_dense, watch)
 
 
 def decode_structure(decoder: SparseStructureDecoder, latent: Tensor, grid_edge: int) -> Tensor:
@@ -137,6 +137,6 @@ def _run(
         watch(step.number, how.steps)
     if not bool(latent.isfinite().all()):
         raise GenerationError(
-            f"the {what} latent is not finite: the weights or the precision are wrong; try float32"
+            f"the {what} is not finite: the weights or the precision are wrong; try float32"
         )
     return latent

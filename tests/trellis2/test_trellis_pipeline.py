@@ -1,0 +1,208 @@
+"""A photo becomes a surface with material, on a tiny model with random weights."""
+
+import contextlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="TRELLIS.2 needs PyTorch")
+
+from PIL import Image  # noqa: E402
+
+from trellis_pipeline.errors import ConfigError, GenerationError, MatteError  # noqa: E402
+from trellis_pipeline.trellis2.pipeline import MODES, Noise, VoxelModel, generate  # noqa: E402
+from trellis_pipeline.trellis2.repository import Repository, open_repository  # noqa: E402
+from trellis_pipeline.trellis2.resident import ResidentNetworks  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def repository(checkpoint) -> Repository:
+    return open_repository(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def networks(repository) -> ResidentNetworks:
+    return ResidentNetworks(repository, CPU, plan="device")
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    y, x = np.mgrid[:80, :80]
+    pixels = np.zeros((80, 80, 4), np.uint8)
+    pixels[..., :3] = np.stack([3 * x, 3 * y, 0 * x + 90], axis=-1)
+    pixels[..., 3] = np.where((x - 40) ** 2 + (y - 35) ** 2 < 900, 255, 0)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def model(networks, photo, repository) -> VoxelModel:
+    return generate(networks, photo, mode="1024", seed=7, settings=repository.settings)
+
+
+def same(a: VoxelModel, b: VoxelModel) -> bool:
+    pairs = ((a.vertices, b.vertices), (a.triangles, b.triangles), (a.coords, b.coords))
+    return all(map(np.array_equal, *zip(*pairs, strict=True))) and np.array_equal(a.attributes, b.attributes)
+
+
+class Spoiled:
+    """The networks, one of which does something else."""
+
+    def __init__(self, networks: ResidentNetworks, name: str, instead) -> None:
+        self.device = networks.device
+        self.shape_normalization = networks.shape_normalization
+        self.material_normalization = networks.material_normalization
+        self._networks, self._name, self._instead = networks, name, instead
+
+    @contextlib.contextmanager
+    def use(self, name: str):
+        with self._networks.use(name) as network:
+            if name != self._name:
+                yield network
+                return
+            hook = network.register_forward_hook(lambda _module, _args, out: self._instead(out))
+            try:
+                yield network
+            finally:
+                hook.remove()
+
+
+def test_a_photo_becomes_a_mesh_and_material_voxels(model):
+    count = len(model.coords)
+    assert count > 100
+    assert model.vertices.shape == model.coords.shape == (count, 3)
+    assert model.attributes.shape == (count, 6)
+    assert len(np.unique(model.coords, axis=0)) == count
+    assert model.resolution == 1024
+    assert model.seed == 7
+    assert (model.coords >= 0).all()
+    assert (model.coords < 1024).all()
+    centre = (model.coords + 0.5) / 1024 - 0.5
+    assert np.abs(model.vertices - centre).max() <= 1 / 1024 + 1e-6
+    assert model.triangles.dtype == np.int32
+    assert model.triangles.size == 0 or model.triangles.max() < count
+    assert np.isfinite(model.attributes).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_reports_every_step(networks, photo, repository, mode):
+    seen: dict[str, list[int]] = {}
+
+    def watch(stage: str, done: int, of: int) -> None:
+        assert of in {1, 2}
+        seen.setdefault(stage, []).append(done)
+
+    made = generate(networks, photo, mode=mode, seed=3, settings=repository.settings, watch=watch)
+    assert made.resolution == MODES[mode].resolution
+    flows = ["sparse structure", "shape", "material"]
+    if mode.endswith("cascade"):
+        flows.insert(2, "fine shape")
+    assert list(seen) == [*flows, "shape decoder", "material decoder"]
+    assert all(seen[flow] == [1, 2] for flow in flows)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(networks, photo, repository, model):
+    again = generate(networks, photo, mode="1024", seed=7, settings=repository.settings)
+    other = generate(networks, photo, mode="1024", seed=8, settings=repository.settings)
+    assert same(again, model)
+    assert not same(other, model)
+
+
+def test_the_photo_matters(networks, photo, repository, model):
+    brighter = Image.merge(
+        "RGBA", [*(band.point(lambda v: 255 - v) for band in photo.split()[:3]), photo.getchannel("A")]
+    )
+    assert not same(generate(networks, brighter, mode="1024", seed=7, settings=repository.settings), model)
+
+
+@pytest.mark.parametrize("plan", ["host", "disk"])
+def test_where_networks_wait_does_not_change_the_model(photo, repository, model, plan):
+    networks = ResidentNetworks(repository, CPU, plan=plan)
+    assert same(generate(networks, photo, mode="1024", seed=7, settings=repository.settings), model)
+    assert bool(networks.waiting) == (plan == "host")
+
+
+def test_noise_is_that_of_the_global_generator():
+    torch.manual_seed(42)
+    expected = [torch.randn(1, 8, 4, 4, 4), torch.randn(17, 32)]
+    noise = Noise.from_seed(42, CPU)
+    assert torch.equal(noise.draw(1, 8, 4, 4, 4), expected[0])
+    assert torch.equal(noise.draw(17, 32), expected[1])
+
+
+def test_1536_gives_way_until_the_voxels_fit(networks, photo, repository):
+    few = replace(repository.settings, max_tokens=10)
+    limited = generate(networks, photo, mode="1536_cascade", seed=3, settings=few)
+    assert limited.resolution == 1024  # the floor: below it no limit holds
+    assert limited.coords.max() < 1024
+
+
+def test_a_watcher_can_stop_it_and_the_networks_stay_usable(networks, photo, repository, model):
+    class Cancelled(Exception):
+        pass
+
+    def watch(stage: str, _done: int, _of: int) -> None:
+        if stage == "shape":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        generate(networks, photo, mode="1024", seed=7, settings=repository.settings, watch=watch)
+    assert same(generate(networks, photo, mode="1024", seed=7, settings=repository.settings), model)
+
+
+def test_latents_that_are_not_numbers_stop_the_generation(networks, photo, repository):
+    broken = Spoiled(networks, "shape_slat_flow_model_1024", lambda out: out * float("nan"))
+    with pytest.raises(GenerationError, match="the structured latent is not finite"):
+        generate(broken, photo, mode="1024", seed=7, settings=repository.settings)
+
+
+def test_an_empty_structure_is_named(networks, photo, repository):
+    broken = Spoiled(networks, "sparse_structure_decoder", lambda out: out * 0 - 1)
+    with pytest.raises(GenerationError, match="sparse structure is empty"):
+        generate(broken, photo, mode="1024", seed=7, settings=repository.settings)
+
+
+def test_a_shape_that_explodes_is_stopped(networks, photo, repository):
+    with pytest.raises(GenerationError, match="the limit is 50"):
+        generate(networks, photo, mode="1024", seed=7, settings=replace(repository.settings, max_voxels=50))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_names_the_mode_and_the_way_out(networks, photo, repository, error):
+    def fail(_out):
+        raise error
+
+    starved = Spoiled(networks, "tex_slat_decoder", fail)
+    with pytest.raises(GenerationError, match="not enough memory on cpu for mode 1024: use a smaller"):
+        generate(starved, photo, mode="1024", seed=7, settings=repository.settings)
+
+
+def test_other_failures_are_not_taken_for_too_little_memory(networks, photo, repository):
+    def fail(_out):
+        raise RuntimeError("a real bug")
+
+    with pytest.raises(RuntimeError, match="a real bug"):
+        generate(
+            Spoiled(networks, "tex_slat_decoder", fail), photo, mode="1024", settings=repository.settings
+        )
+
+
+def test_an_unknown_mode_and_a_photo_without_object_are_refused_at_once(networks):
+    transparent = Image.new("RGBA", (30, 30))
+    with pytest.raises(ConfigError, match="unknown mode '2048'; known are 512, 1024, 1024_cascade"):
+        generate(networks, transparent, mode="2048")
+    with pytest.raises(MatteError):
+        generate(networks, transparent, mode="512")
+
+
+def test_a_network_that_the_checkpoint_lacks_is_named(networks):
+    with pytest.raises(ConfigError, match="no network 'upsampler'"), networks.use("upsampler"):
+        pass

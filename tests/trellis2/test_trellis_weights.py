@@ -1,0 +1,173 @@
+"""Weight files that are absent, damaged or somebody else's are named before a network runs on them."""
+
+import json
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="TRELLIS.2 needs PyTorch")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from trellis_pipeline.errors import ConfigError, WeightsInvalid, WeightsMissing  # noqa: E402
+from trellis_pipeline.trellis2.repository import open_repository  # noqa: E402
+from trellis_pipeline.trellis2.resident import Precision, ResidentNetworks  # noqa: E402
+from trellis_pipeline.trellis2.weights import build_network, check_sha256, load_network  # noqa: E402
+
+CPU = torch.device("cpu")
+FLOW = "shape_slat_flow_model_512"
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    """A checkpoint that may be broken."""
+    return shutil.copytree(checkpoint, tmp_path / "weights")
+
+
+def load(root, name=FLOW, dtype=torch.float32):
+    files = open_repository(root).networks[name]
+    return load_network(files.class_name, files.args, files.weights, dtype=dtype, device=CPU)
+
+
+def rewrite(root, change, name=FLOW):
+    """Change the tensors of one file."""
+    file = open_repository(root).networks[name].weights
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    return file
+
+
+def test_every_network_of_a_checkpoint_loads_in_the_precision_that_was_asked_for(checkpoint):
+    repository = open_repository(checkpoint)
+    assert len(repository.networks) == 9
+    networks = ResidentNetworks(repository, CPU, precision=Precision(torch.bfloat16, torch.float16))
+    expected = {"sparse_structure_flow_model": torch.bfloat16, "shape_slat_decoder": torch.float16}
+    for name in repository.networks:
+        with networks.use(name) as network:
+            dtypes = {values.dtype for values in network.state_dict().values()}
+            assert dtypes <= {torch.float32, torch.bfloat16, torch.float16}
+            assert not any(values.is_meta or values.requires_grad for values in network.parameters())
+            if name in expected:
+                assert dtypes == {torch.float32, expected[name]}
+            if name == "image_encoder":
+                assert dtypes == {torch.float32}
+
+
+def test_what_is_loaded_is_what_is_in_the_file(checkpoint):
+    files = open_repository(checkpoint).networks[FLOW]
+    stored = load_file(files.weights)
+    for name, values in load(checkpoint).state_dict().items():
+        torch.testing.assert_close(values, stored[name].float())
+
+
+def test_settings_and_scales_come_from_the_description(checkpoint):
+    repository = open_repository(checkpoint)
+    assert repository.settings.structure.steps == 2
+    assert repository.settings.structure.rescale_t == 5.0
+    assert repository.settings.shape.guidance_interval == (0.6, 1)
+    assert repository.settings.material.guidance_strength == 1.0
+    assert repository.settings.material.guidance_interval == (
+        0.6,
+        0.9,
+    )  # as published
+    assert repository.shape_normalization.std == (1.5, 0.5, 1.0, 2.0)
+    assert repository.default_mode == "1024_cascade"
+
+
+def test_no_weights_at_all_says_how_to_get_them(tmp_path):
+    with pytest.raises(
+        WeightsMissing, match=r"pipeline\.json does not exist; run `trellis-pipeline weights fetch`"
+    ):
+        open_repository(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "microsoft/TRELLIS.2-4B/ckpts/tex_dec.safetensors",
+        "microsoft/TRELLIS-image-large/ckpts/ss_dec.json",
+        "facebook/dinov3-tiny/config.json",
+    ],
+)
+def test_a_missing_file_is_named_before_anything_is_loaded(copy, file):
+    (copy / file).unlink()
+    with pytest.raises(WeightsMissing, match=file.rsplit("/", 1)[1].replace(".", r"\.")):
+        open_repository(copy)
+
+
+def test_an_encoder_from_elsewhere_can_be_given(copy, tmp_path):
+    (copy / "facebook/dinov3-tiny").rename(tmp_path / "mirror")
+    with pytest.raises(WeightsMissing):
+        open_repository(copy)
+    files = open_repository(copy, image_encoder=tmp_path / "mirror").networks["image_encoder"]
+    assert files.weights == tmp_path / "mirror" / "model.safetensors"
+
+
+def test_wrong_keys_and_shapes_are_named(copy):
+    def spoil(tensors):
+        del tensors["blocks.1.norm2.weight"]
+        tensors["blocks.0.conv.weight"] = torch.zeros(3)
+        tensors["out_layer.bias"] = torch.zeros(5)
+
+    file = rewrite(copy, spoil)
+    with pytest.raises(WeightsInvalid) as caught:
+        load(copy)
+    message = str(caught.value)
+    assert str(file) in message
+    assert "1 missing, first blocks.1.norm2.weight" in message
+    assert "1 unexpected, first blocks.0.conv.weight" in message
+    assert "1 mis-shaped, first out_layer.bias (5,) instead of (4,)" in message
+
+
+def test_derived_phases_in_a_file_do_no_harm(copy):
+    rewrite(copy, lambda tensors: tensors.update(rope_phases=torch.zeros(4)))
+    load(copy)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000, -1])
+def test_a_truncated_file_is_damaged_not_missing(copy, kept):
+    file = open_repository(copy).networks[FLOW].weights
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(WeightsInvalid, match="damaged or not a safetensors file"):
+        load(copy)
+
+
+def test_a_file_of_another_network_does_not_load(copy):
+    files = open_repository(copy).networks
+    shutil.copy(files["tex_slat_decoder"].weights, files["shape_slat_decoder"].weights)
+    with pytest.raises(WeightsInvalid, match=r"to_subdiv\.weight"):
+        load(copy, "shape_slat_decoder")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"args": {"models": 7}}', '{"args": {}}'])
+def test_a_description_that_is_none_is_refused(copy, text):
+    (copy / "microsoft/TRELLIS.2-4B/pipeline.json").write_text(text)
+    with pytest.raises(WeightsInvalid, match="pipeline"):
+        open_repository(copy)
+
+
+def test_a_class_that_inference_does_not_need_is_refused():
+    with pytest.raises(WeightsInvalid, match="'SparseStructureEncoder'"):
+        build_network("SparseStructureEncoder", {}, torch.float32)
+
+
+def test_blocks_of_another_kind_are_refused(copy):
+    path = copy / "microsoft/TRELLIS.2-4B/ckpts/shape_dec.json"
+    description = json.loads(path.read_text())
+    description["args"]["up_block_type"] = ["SparseResBlockUpsample3d"] * 4
+    path.write_text(json.dumps(description))
+    with pytest.raises(ConfigError, match="SparseResBlockUpsample3d"):
+        load(copy, "shape_slat_decoder")
+
+
+def test_a_changed_file_has_another_hash(copy):
+    import hashlib
+
+    file = open_repository(copy).networks[FLOW].weights
+    known = hashlib.sha256(file.read_bytes()).hexdigest()
+    check_sha256(file, known)
+    check_sha256(file, known[:12].upper())
+    rewrite(copy, lambda tensors: tensors["out_layer.bias"].add_(1))
+    with pytest.raises(WeightsInvalid, match="fetch it again"):
+        check_sha256(file, known[:12])
