@@ -79,6 +79,8 @@ def random_weights(class_name: str, args: dict, seed: int) -> dict[str, torch.Te
     """Random, but so that a few coarse voxels exist and each has a few children."""
     import torch
 
+    from trellis_pipeline.trellis2.weights import build_network
+
     torch.manual_seed(seed)
     state = build_network(class_name, args, torch.float32).state_dict()
     for name, values in state.items():
@@ -93,6 +95,7 @@ def random_weights(class_name: str, args: dict, seed: int) -> dict[str, torch.Te
 
 def write_network(stem: Path, class_name: str, args: dict, seed: int) -> None:
     import torch
+    from safetensors.torch import save_file
 
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_name(stem.name + ".json").write_text(json.dumps({"name": class_name, "args": args}))
@@ -103,6 +106,7 @@ def write_network(stem: Path, class_name: str, args: dict, seed: int) -> None:
 
 
 def write_checkpoint(root: Path) -> None:
+    from safetensors.torch import save_file
 
     for seed, (path, class_name, args) in enumerate(MODELS.values()):
         write_network(root / (path if path.startswith(OLDER) else f"{MAIN}/{path}"), class_name, args, seed)
