@@ -34,7 +34,7 @@ from trellis_pipeline.config_purchasing import (
 from trellis_pipeline.errors import ConfigError
 
 CONFIG_FILE = "trellis.toml"
-RESERVED_NAMES = frozenset({"blobs", "generations"})
+RESERVED_NAMES = frozenset({"blobs", "generations", "doctor", "incoming"})
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 _CATALOG_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")

@@ -111,7 +111,7 @@ MEANINGS = {
     "again by themselves: called back, or left by a run that died.",
     "automation.webhook_sensor.every_seconds": "Least time between two looks at open purchases.",
     "catalogs[].name": "Asset group and key prefix: lower-case letters, digits and `_`, beginning with a "
-    "letter, at most 63 characters; not `blobs` or `generations`.",
+    "letter, at most 63 characters; not `blobs`, `generations`, `doctor` or `incoming`.",
     "catalogs[].source": "A CSV, Parquet or JSON Lines file, a folder, or `s3://bucket/prefix`.",
     "catalogs[].profile": "Quality profile of this catalog, if not `quality.profile`.",
     "catalogs[].generation": "Request fields that differ for this catalog, for example "
