@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -369,8 +370,6 @@ class Nursery:
 @cache
 def prepared_ledger() -> bytes:
     """An empty SQLite ledger. Copying it takes less time than making one."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         path = Path(folder) / "ledger.sqlite"
         Ledger.open(f"sqlite:///{path}").close()
@@ -399,9 +398,7 @@ def _born(plan: dict[str, Any], life: Life) -> int:
 
 def main() -> None:
     """Bear processes as the lines on stdin say, until there are no more."""
-    prepared_ledger()
-    crop()
-    asyncio.run(_warm())
+    _warm()
     for line in sys.stdin:
         plan = json.loads(line)
         order = [_born(plan["shop"], Life(**life)) for life in plan["lives"]]
@@ -410,10 +407,13 @@ def main() -> None:
         print(json.dumps([os.waitstatus_to_exitcode(ended[pid]) for pid in order]), flush=True)
 
 
-async def _warm() -> None:
-    """What a first client reads from the disk."""
-    async with RunwareGenerator(options("http://127.0.0.1:9/v1")):
-        pass
+def _warm() -> None:
+    """Import what is imported late, by an attempt to buy from a port where nobody listens."""
+    with tempfile.TemporaryDirectory(prefix="nursery-") as folder:
+        url = f"sqlite:///{folder}/ledger.sqlite"
+        shop = Shop(folder, url, "http://127.0.0.1:9/v1", (Wanted("A", 1),), client={"attempts": 1})
+        with Ledger.open(url) as ledger:
+            asyncio.run(_buy_all(shop, ledger, Fate(Life()), lambda _kind: None))
 
 
 def statuses_text(statuses: Sequence[int]) -> str:
