@@ -48,13 +48,16 @@ def same(a: VoxelModel, b: VoxelModel) -> bool:
 
 
 class Spoiled:
-    """The networks, one of which does something else."""
+    """The networks, one of which does something else; by `instead` its output is replaced."""
 
     def __init__(self, networks: ResidentNetworks, name: str, instead) -> None:
         self.device = networks.device
         self.shape_normalization = networks.shape_normalization
         self.material_normalization = networks.material_normalization
         self._networks, self._name, self._instead = networks, name, instead
+
+    def shrink(self) -> bool:
+        return self._networks.shrink()
 
     @contextlib.contextmanager
     def use(self, name: str):
@@ -183,6 +186,24 @@ def test_too_little_memory_names_the_mode_and_the_way_out(networks, photo, repos
     starved = Spoiled(networks, "tex_slat_decoder", fail)
     with pytest.raises(GenerationError, match="not enough memory on cpu for mode 1024: use a smaller"):
         generate(starved, photo, mode="1024", seed=7, settings=repository.settings)
+
+
+def test_too_little_memory_is_tried_once_more_with_a_smaller_plan_if_wanted(repository, photo, model):
+    networks = ResidentNetworks(repository, CPU, plan="device")
+    failures = [torch.OutOfMemoryError("out of memory")]
+
+    def fail_first(out):
+        if failures:
+            raise failures.pop()
+        return out
+
+    starved = Spoiled(networks, "tex_slat_decoder", fail_first)
+    how = {"mode": "1024", "seed": 7, "settings": repository.settings, "retry_smaller": True}
+    assert same(generate(starved, photo, **how), model)
+    assert networks.waiting == ()
+    failures.append(torch.OutOfMemoryError("out of memory"))
+    with pytest.raises(GenerationError, match="not enough memory"):
+        generate(starved, photo, **how)  # there is no smaller plan left
 
 
 def test_other_failures_are_not_taken_for_too_little_memory(networks, photo, repository):

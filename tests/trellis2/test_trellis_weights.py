@@ -61,6 +61,27 @@ def test_what_is_loaded_is_what_is_in_the_file(checkpoint):
         torch.testing.assert_close(values, stored[name].float())
 
 
+def test_a_network_read_from_disk_leaves_nothing_behind(checkpoint):
+    networks = ResidentNetworks(open_repository(checkpoint), CPU, plan="disk")
+    with networks.use(FLOW) as network:
+        assert not next(network.parameters()).is_meta
+    assert all(values.is_meta for values in network.parameters())
+    assert networks.waiting == ()
+
+
+def test_a_network_that_waits_is_not_read_again(copy):
+    networks = ResidentNetworks(open_repository(copy), CPU, plan="host")
+    with networks.use(FLOW) as first:
+        pass
+    open_repository(copy).networks[FLOW].weights.unlink()
+    with networks.use(FLOW) as second:
+        assert second is first
+    assert networks.shrink()
+    assert not networks.shrink()
+    with pytest.raises(WeightsMissing), networks.use(FLOW):
+        pass
+
+
 def test_settings_and_scales_come_from_the_description(checkpoint):
     repository = open_repository(checkpoint)
     assert repository.settings.structure.steps == 2

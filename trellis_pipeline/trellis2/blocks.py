@@ -64,14 +64,17 @@ class SubdivideBlock(nn.Module):
 
     def forward(self, feats: Tensor, grid: Grid, children: Children) -> Tensor:
         """feats: (N, c_in) on the parents' grid. Returns (M, c_out) on `children.grid`."""
-        x = grid.by_rows(lambda x: silu(norm_in_float32(self.norm1, x)), feats)
-        # The eightfold channels are never held for all parents at once, nor for children that do not exist.
-        parts = (children.pick(part, at) for at, part in enumerate(self.conv1.chunks(x, grid)))
-        opened = stack_rows(parts, len(children.grid))
-        h = children.grid.by_rows(lambda x: silu(plain_norm(x, eps=1e-6)), opened)
+        h = self._open(feats, grid, children)
+        h = children.grid.by_rows(lambda x: silu(plain_norm(x, eps=1e-6)), h)
         h = self.conv2(h, children.grid)
         shortcut = children.pick(feats)
         return h.add_(shortcut.repeat_interleave(h.shape[1] // shortcut.shape[1], dim=1))
+
+    def _open(self, feats: Tensor, grid: Grid, children: Children) -> Tensor:
+        """The children's features, without ever holding the eightfold channels of all parents at once."""
+        x = grid.by_rows(lambda x: silu(norm_in_float32(self.norm1, x)), feats)
+        parts = (children.pick(part, at) for at, part in enumerate(self.conv1.chunks(x, grid)))
+        return stack_rows(parts, len(children.grid))
 
 
 class Children:

@@ -115,6 +115,9 @@ class Networks(Protocol):
     def use(self, name: str) -> AbstractContextManager[Any]:
         """The network on `device`, ready for inference; afterwards it may be put away."""
 
+    def shrink(self) -> bool:
+        """Take less memory from now on. False if that is not possible."""
+
 
 @dataclass(frozen=True, slots=True)
 class Noise:
@@ -143,27 +146,38 @@ def generate(
     settings: GenerationSettings | None = None,
     matting: Matting | None = None,
     watch: Watch = lambda _stage, _done, _of: None,
+    retry_smaller: bool = False,
 ) -> VoxelModel:
     """Make one model of the object in a photo. For several results call again with other seeds.
 
-    photo: with its background removed, or with any background if `matting` is given.
+    photo: with its background removed, or with any background if `matting` is given. retry_smaller: where the
+    memory does not suffice, start once more with a smaller memory plan if there is one.
     Raises ConfigError for an unknown mode, MatteError if there is no object, and GenerationError where the
     model fails or the memory is too small.
     """
     if mode not in MODES:
         raise ConfigError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
     square = cut_out(photo, matting)
-    try:
-        cond_512, cond = encode_photo(networks, square, MODES[mode].photo_px)
-        return generate_from_condition(
-            networks, cond_512, cond, mode=mode, seed=seed, settings=settings, watch=watch
-        )
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
+
+    def attempt() -> VoxelModel | None:
+        try:
+            cond_512, cond = encode_photo(networks, square, MODES[mode].photo_px)
+            return generate_from_condition(
+                networks, cond_512, cond, mode=mode, seed=seed, settings=settings, watch=watch
+            )
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None  # and let go of the error, whose traceback holds every tensor
+
+    model = attempt()
+    if model is None and retry_smaller and networks.shrink():
+        model = attempt()
+    if model is None:
         raise GenerationError(
             f"not enough memory on {networks.device} for mode {mode}: use a smaller memory plan or resolution"
-        ) from error
+        )
+    return model
 
 
 def encode_photo(networks: Networks, square: Image.Image, photo_px: int) -> tuple[Tensor, Tensor]:

@@ -72,12 +72,18 @@ class ResidentNetworks:
             try:
                 yield network.to(self.device)
             finally:
-                if self._plan == "disk":
-                    self._waiting.pop(name, None)
-                else:
-                    self._waiting[name] = network.to("cpu") if self._plan == "host" else network
-                del network
-                self._give_back_memory()
+                self._put_away(name, network)
+
+    def shrink(self) -> bool:
+        """Take less of the device's memory from now on. False if the plan is as small as it gets."""
+        with self._turn:
+            on_cpu = self.device.type == "cpu"
+            if self._plan == "disk" or (self._plan == "host" and not on_cpu):
+                return False
+            self._plan = "disk" if on_cpu else "host"
+            for name, network in list(self._waiting.items()):
+                self._put_away(name, network)
+            return True
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -94,6 +100,12 @@ class ResidentNetworks:
             dtype = torch.float32
         return load_network(files.class_name, files.args, files.weights, dtype=dtype, device=self.device)
 
-    def _give_back_memory(self) -> None:
+    def _put_away(self, name: str, network: nn.Module) -> None:
+        if self._plan == "disk":
+            self._waiting.pop(name, None)
+            # Whoever used the network may still hold it; without its tensors it is nothing.
+            network.to("meta")
+        else:
+            self._waiting[name] = network.to("cpu") if self._plan == "host" else network
         if self._plan != "device" and self.device.type == "cuda":
             torch.cuda.empty_cache()
