@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from trellis_pipeline.trellis2.latent_decoder import (  # noqa: E402
     surface_voxels,
 )
 from trellis_pipeline.trellis2.photo import cut_out, encoder_input  # noqa: E402
-from trellis_pipeline.trellis2.pipeline import MODES, GenerationSettings, Noise  # noqa: E402
+from trellis_pipeline.trellis2.pipeline import MODES, GenerationSettings, generate_from_condition  # noqa: E402
 from trellis_pipeline.trellis2.sampler import (  # noqa: E402
     SamplerSettings,
     euler_steps,
@@ -52,7 +53,7 @@ from trellis_pipeline.trellis2.sampler import (  # noqa: E402
     spread_sparse,
 )
 from trellis_pipeline.trellis2.sparse_conv import SparseConv3d  # noqa: E402
-from trellis_pipeline.trellis2.stages import Normalization  # noqa: E402
+from trellis_pipeline.trellis2.stages import Normalization, sample_latent, sample_structure  # noqa: E402
 from trellis_pipeline.trellis2.structure_decoder import (  # noqa: E402
     ResBlock,
     SparseStructureDecoder,
@@ -332,22 +333,30 @@ def check_photo(case: Case) -> None:
 
 
 class FileNetworks:
-    """The tiny networks of a pipeline file, whose weights stand in `pipeline_models.npz` beside it."""
+    """The tiny networks of a pipeline file, whose weights stand in another file beside it."""
 
     def __init__(self, case: Case) -> None:
-        models = case if case.state() else Case(case.path.with_name("pipeline_models.npz"))
+        models = case if case.state() else weights_beside(case)
         self.device = torch.device("cpu")
         self.networks = {
             name: models.load(build_network(how["class"], how["args"], torch.float32), f"{name}/")
             for name, how in case.config["models"].items()
         }
-        for scale in ("shape", "tex"):
-            if values := case.config.get(f"{scale}_slat_normalization"):
-                normalization = Normalization(tuple(values["mean"]), tuple(values["std"]))
-                setattr(self, {"shape": "shape", "tex": "material"}[scale] + "_normalization", normalization)
+        if "pipeline_type" in case.config:
+            self.shape_normalization = Normalization(**case.config["shape_slat_normalization"])
+            self.material_normalization = Normalization(**case.config["tex_slat_normalization"])
 
     def use(self, name: str) -> contextlib.nullcontext:
         return contextlib.nullcontext(self.networks[name])
+
+
+def weights_beside(case: Case) -> Case:
+    for path in sorted(case.path.parent.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            config = json.loads(str(arrays["config"]))
+        if "class" not in config and config.get("models") == case.config["models"]:
+            return Case(path)
+    raise AssertionError(f"{case.path.name}: no file beside it has its networks' weights")
 
 
 def check_pipeline_models(case: Case) -> None:
@@ -361,86 +370,62 @@ def sampler_settings(values: dict[str, Any]) -> SamplerSettings:
     return SamplerSettings(**{**values, "guidance_interval": tuple(values["guidance_interval"])})
 
 
+class TeacherForcing:
+    """Every stage runs as always and is compared; the next one goes on from what the original had there.
+
+    Thresholds would otherwise amplify what rounding adds up over the stages.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.stage = 0
+
+    def sample_structure(self, flow, noise, *rest) -> torch.Tensor:
+        return self.compared(noise, sample_structure(flow, noise, *rest))
+
+    def sample_latent(self, flow, coords, noise, *rest) -> torch.Tensor:
+        self.case.equal(f"stage{self.stage}_coords", coords)
+        return self.compared(noise, sample_latent(flow, coords, noise, *rest))
+
+    def compared(self, noise: torch.Tensor, ours: torch.Tensor) -> torch.Tensor:
+        self.case.equal(f"stage{self.stage}_noise", noise)
+        self.case.close(f"stage{self.stage}_out", ours)
+        theirs = torch.from_numpy(self.case.output(f"stage{self.stage}_out"))
+        self.stage += 1
+        return theirs
+
+
 def check_pipeline(case: Case) -> None:
-    """Each stage from the original's input of that stage: thresholds would amplify what chaining adds up."""
-    networks = FileNetworks(case)
-    way = MODES[case.config["pipeline_type"]]
-    how = GenerationSettings(
-        structure=sampler_settings(case.config["sampler_params"]["ss"]),
-        shape=sampler_settings(case.config["sampler_params"]["shape"]),
-        material=sampler_settings(case.config["sampler_params"]["tex"]),
-        **({"max_tokens": case.config["run_kwargs"]["max_num_tokens"]} if case.config["run_kwargs"] else {}),
-    )
-    conds = {512: case.input("cond_512"), 1024: case.input("cond_1024")}
-    noise = Noise.from_seed(case.config["seed"], networks.device)
-    silent = lambda _done, _of: None  # noqa: E731
-
-    def stage(number: int) -> dict[str, torch.Tensor]:
-        """What the original recorded, after our own noise has been compared with it bit for bit."""
-        start = torch.from_numpy(case.output(f"stage{number}_noise"))
-        case.equal(f"stage{number}_noise", noise.draw(*start.shape))
-        return {"noise": start, "out": torch.from_numpy(case.output(f"stage{number}_out"))}
-
-    now = stage(0)
-    flow = networks.networks["sparse_structure_flow_model"]
-    case.close("stage0_out", stages.sample_structure(flow, now["noise"], conds[512], how.structure, silent))
-    decoder = networks.networks["sparse_structure_decoder"]
-    coords = stages.decode_structure(decoder, now["out"], way.structure_edge)
-    case.equal("stage1_coords", coords)
-
-    resolution, number = way.resolution, 1
-    flows = [(way.shape_flow, 512 if way.refining_flow else way.photo_px)]
-    if way.refining_flow:
-        flows.append((way.refining_flow, way.photo_px))
-    for name, photo_px in flows:
-        now = stage(number)
-        cond = conds[photo_px]
-        flow = networks.networks[name]
-        case.close(
-            f"stage{number}_out", stages.sample_latent(flow, coords, now["noise"], cond, how.shape, silent)
+    """From the condition on, with noise that must be the original's to the bit."""
+    networks, forcing = FileNetworks(case), TeacherForcing(case)
+    samplers = {name: sampler_settings(values) for name, values in case.config["sampler_params"].items()}
+    how = GenerationSettings(samplers["ss"], samplers["shape"], samplers["tex"])
+    how = replace(how, max_tokens=case.config["run_kwargs"].get("max_num_tokens", how.max_tokens))
+    decoded: dict[str, tuple[Any, ...]] = {}
+    for name in ("shape_slat_decoder", "tex_slat_decoder"):
+        networks.networks[name].register_forward_pre_hook(
+            lambda _module, args, name=name: decoded.update({name: args})
         )
-        latent = networks.shape_normalization.undo(now["out"])
-        number += 1
-        if name != flows[-1][0]:
-            shape_decoder = networks.networks["shape_slat_decoder"]
-            coords, resolution = stages.refine_coords(
-                shape_decoder, latent, coords, resolution, how.max_tokens, how.max_voxels
-            )
-        case.equal(f"stage{number}_coords", coords)
-    case.equal("resolution", np.array(resolution))
-    case.equal("slat_coords", coords)
-    case.close("shape_slat", latent)
-
-    now = stage(number)
-    shape = torch.from_numpy(case.output("shape_slat"))
-    ours = stages.sample_latent(
-        networks.networks[way.material_flow], coords, now["noise"], conds[way.photo_px], how.material, silent,
-        networks.shape_normalization.apply(shape),
-    )  # fmt: skip
-    case.close(f"stage{number}_out", ours)
-    material = networks.material_normalization.undo(now["out"])
-    case.close("tex_slat", material)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "sample_structure", forcing.sample_structure)
+        patch.setattr(stages, "sample_latent", forcing.sample_latent)
+        model = generate_from_condition(
+            networks,
+            case.input("cond_512"),
+            case.input("cond_1024" if MODES[case.config["pipeline_type"]].photo_px == 1024 else "cond_512"),
+            mode=case.config["pipeline_type"],
+            seed=case.config["seed"],
+            settings=how,
+        )
+    case.equal("resolution", np.array(model.resolution))
+    case.close("shape_slat", decoded["shape_slat_decoder"][0])
+    case.equal("slat_coords", decoded["shape_slat_decoder"][1].coords)
+    case.close("tex_slat", decoded["tex_slat_decoder"][0])
     if "output/mesh_vertices" in case.arrays:
-        check_decoded(case, networks, shape, torch.from_numpy(case.output("tex_slat")), coords, resolution)
-
-
-def check_decoded(
-    case: Case,
-    networks: FileNetworks,
-    shape: torch.Tensor,
-    material: torch.Tensor,
-    coords: torch.Tensor,
-    resolution: int,
-) -> None:
-    decoder = networks.networks["shape_slat_decoder"]
-    surface = decoder(shape, Grid(coords))
-    fine = surface.coords[:, 1:]
-    vertices, faces = extract_surface(fine, surface_voxels(surface.feats), resolution)
-    case.equal("voxel_coords", fine)
-    case.close("mesh_vertices", vertices)
-    case.equal("mesh_faces", faces)
-    painted = networks.networks["tex_slat_decoder"](material, Grid(coords), surface.subdivisions)
-    case.close("voxel_attrs", material_voxels(painted.feats))
+        case.equal("voxel_coords", model.coords)
+        case.close("mesh_vertices", model.vertices)
+        case.equal("mesh_faces", model.triangles)
+        case.close("voxel_attrs", model.attributes)
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {

@@ -88,7 +88,7 @@ class Grid:
     def __init__(self, coords: Tensor, chunk_rows: int | None = None) -> None:
         self.coords = coords
         # Small chunks stay in a CPU's cache; a GPU wants long ones.
-        self.chunk_rows = chunk_rows or (1 << 12 if coords.device.type == "cpu" else 1 << 17)
+        self.chunk_rows = chunk_rows or (1 << 12 if coords.device.type == "cpu" else 1 << 16)
 
     def __len__(self) -> int:
         return len(self.coords)
