@@ -15,6 +15,7 @@ from wire_client import new_uuid, wait_until
 from trellis_pipeline.errors import TaskFailed
 from trellis_pipeline.generation.generator import GeneratedModel
 from trellis_pipeline.mesh.glb_read import parse_glb
+from trellis_pipeline.service.workers import Workers
 
 
 class WatchedGenerator(InstantGenerator):
@@ -115,6 +116,19 @@ def test_a_sync_task_that_takes_too_long_is_not_called_failed(start):
     assert "taskUUID" not in error
     generator.hold = False
     assert client.result(task["taskUUID"])["data"][0]["status"] == "success"
+
+
+def test_a_sync_task_that_ends_while_somebody_looks_is_not_waited_for(start, monkeypatch):
+    real = Workers._find
+
+    async def look_slowly(self, task_uuid):
+        seen = await real(self, task_uuid)
+        await asyncio.sleep(0.3)
+        return seen
+
+    monkeypatch.setattr(Workers, "_find", look_slowly)
+    client = start(sync_seconds=5.0)
+    assert client.post(client.task(deliveryMethod="sync")).status_code == 200
 
 
 def test_several_results_have_their_own_seeds_files_and_prices(start):

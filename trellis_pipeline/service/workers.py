@@ -79,8 +79,10 @@ class Workers:
         event = self._ended.setdefault(task_uuid, asyncio.Event())
         try:
             async with asyncio.timeout(seconds):
-                while not (await self._find(task_uuid)).ended:
-                    event.clear()
+                while True:
+                    event.clear()  # before looking: it may end between the look and the wait
+                    if (await self._find(task_uuid)).ended:
+                        break
                     await event.wait()
         except TimeoutError:
             return False
