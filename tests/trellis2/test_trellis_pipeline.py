@@ -106,6 +106,51 @@ def test_every_mode_reports_every_step(networks, photo, repository, mode):
     assert all(seen[flow] == [1, 2] for flow in flows)
 
 
+class Listening(Spoiled):
+    """Notes how many photo tokens every flow is given."""
+
+    def __init__(self, networks: ResidentNetworks) -> None:
+        super().__init__(networks, "", None)
+        self.tokens: dict[str, set[int]] = {}
+
+    @contextlib.contextmanager
+    def use(self, name: str):
+        with self._networks.use(name) as network:
+            hook = network.register_forward_pre_hook(lambda _module, args: self.note(name, args[-1]))
+            try:
+                yield network
+            finally:
+                hook.remove()
+
+    def note(self, name: str, cond: torch.Tensor) -> None:
+        if "flow" in name:
+            self.tokens.setdefault(name, set()).add(cond.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("512", {"sparse_structure": 512, "shape_slat_512": 512, "tex_slat_512": 512}),
+        ("1024", {"sparse_structure": 512, "shape_slat_1024": 1024, "tex_slat_1024": 1024}),
+        (
+            "1024_cascade",
+            {"sparse_structure": 512, "shape_slat_512": 512, "shape_slat_1024": 1024, "tex_slat_1024": 1024},
+        ),
+    ],
+)
+def test_every_flow_sees_the_photo_at_the_size_it_was_trained_with(
+    networks, photo, repository, mode, expected
+):
+    listening = Listening(networks)
+    generate(listening, photo, mode=mode, seed=3, settings=repository.settings)
+    seen = {name.replace("_flow_model", ""): tokens for name, tokens in listening.tokens.items()}
+    # The image token, two registers and the patches; one token where the photo is left out for guidance.
+    tokens = {px: 3 + (px // 64) ** 2 for px in (512, 1024)}
+    guided = {name: {1, tokens[px]} for name, px in expected.items() if not name.startswith("tex")}
+    plain = {name: {tokens[px]} for name, px in expected.items() if name.startswith("tex")}
+    assert seen == guided | plain
+
+
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(networks, photo, repository, model):
     again = generate(networks, photo, mode="1024", seed=7, settings=repository.settings)
     other = generate(networks, photo, mode="1024", seed=8, settings=repository.settings)
