@@ -138,9 +138,7 @@ class Listening(Spoiled):
         ),
     ],
 )
-def test_every_flow_sees_the_photo_at_the_size_it_was_trained_with(
-    networks, photo, repository, mode, expected
-):
+def test_every_flow_sees_the_photo_at_its_own_size(networks, photo, repository, mode, expected):
     listening = Listening(networks)
     generate(listening, photo, mode=mode, seed=3, settings=repository.settings)
     seen = {name.replace("_flow_model", ""): tokens for name, tokens in listening.tokens.items()}
