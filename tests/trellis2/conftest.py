@@ -135,12 +135,16 @@ def write_checkpoint(root: Path) -> None:
     (root / MAIN / "pipeline.json").write_text(json.dumps(description))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tensors this small are slower on many threads, above all beside other tests."""
+    torch = pytest.importorskip("torch", reason="TRELLIS.2 needs PyTorch")
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """A folder of repositories. Not to be changed; copy it first."""
-    import torch
-
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("weights")
     write_checkpoint(root)
     return root

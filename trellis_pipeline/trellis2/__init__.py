@@ -11,5 +11,5 @@ surfaces) is written with ordinary tensor operations, so it runs wherever PyTorc
     dual_grid                      fine voxels -> triangles
     photo, dino                    photo -> condition tokens
     stages, pipeline               the order of it all
-    weights, repository            files on disk -> networks
+    weights, repository, resident  files on disk -> networks, and which of them are in memory when
 """
