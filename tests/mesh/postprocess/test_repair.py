@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trellis_pipeline.errors import MeshError
-from trellis_pipeline.mesh.clean import is_closed_manifold
+from trellis_pipeline.mesh.clean import is_closed_manifold, weld
 from trellis_pipeline.mesh.postprocess.repair import (
     drop_crumbs,
     fill_small_holes,
     make_manifold,
+    part_touching,
     signed_volumes,
 )
 from trellis_pipeline.mesh.postprocess.sides import pair_half_edges, patches
@@ -125,6 +126,10 @@ def test_two_boxes_that_share_an_edge_become_two_surfaces():
         apart = make_manifold(joined, wound_alike=wound_alike)
         assert is_closed_manifold(apart.triangles)
         assert volume(face_outwards(apart, drop_hidden=True)) == pytest.approx(2.0)
+        # Whoever joins equal positions again finds them apart, by very little.
+        parted = part_touching(face_outwards(apart, drop_hidden=True), 1e-5)
+        assert is_closed_manifold(weld(parted).triangles)
+        assert np.abs(parted.vertices - apart.vertices).max() < 1e-4
 
 
 def test_a_one_sided_band_is_cut_once_so_that_it_has_sides():
@@ -172,5 +177,7 @@ def test_any_heap_of_triangles_becomes_manifold_without_losing_area(data, vertic
     assert len(np.unique(directed, axis=0)) == len(directed)  # neighbours run along their edge both ways
     once = Mesh(points, np.array(sorted(distinct), np.int32))
     assert area(result) == pytest.approx(area(once), rel=1e-4)
+    joined_again = weld(part_touching(result, 1e-5))
+    assert len(joined_again.vertices) == len(result.vertices)
     filled = fill_small_holes(result, 10.0)
     assert faces_per_edge(filled).max() <= 2

@@ -37,6 +37,7 @@ from trellis_pipeline.mesh.postprocess.repair import (
     drop_inner_shells,
     fill_small_holes,
     make_manifold,
+    part_touching,
 )
 from trellis_pipeline.mesh.postprocess.visibility import face_outwards
 from trellis_pipeline.mesh.postprocess.voxels import VoxelAttributes, check_voxels
@@ -47,6 +48,7 @@ from trellis_pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 
 PADDING_SHARE = 256  # the texture's side over the gap between charts
 FAST_ROUNDS = 6
+PARTED = 1e-3  # voxels between surfaces that would touch
 
 Progress = Callable[[str], None]
 
@@ -83,7 +85,7 @@ def postprocess(
         with clock.step("remesh"):
             skin = remesh(source, tree, voxels.voxel_size, options, drop_inner=drop_inner)
     with clock.step("simplify"):
-        model = within_budget(skin, options.max_triangles)
+        model = part_touching(within_budget(skin, options.max_triangles), PARTED * voxels.voxel_size)
         closed = is_closed_manifold(model.triangles)
     with clock.step("unwrap"):
         layout = unwrap(
