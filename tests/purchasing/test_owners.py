@@ -1,6 +1,9 @@
 """One purchase has one owner: twins in one process, and processes that wake up when others went on."""
 
 import asyncio
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -20,6 +23,7 @@ from trellis_pipeline.purchasing.buy import buy
 from trellis_pipeline.purchasing.generations import Order
 from trellis_pipeline.purchasing.journal import Journal
 from trellis_pipeline.purchasing.leftovers import finish_leftovers
+from trellis_pipeline.purchasing.processes import is_gone
 from trellis_pipeline.purchasing.till import Till
 from trellis_pipeline.storage.store import open_store
 
@@ -148,6 +152,20 @@ def test_who_wakes_up_after_the_purchase_was_given_up_begins_anew_and_hands_noth
     bought = asyncio.run(buy(order(), sleeper))
     assert provider.accepted == [bought.task_uuid] != [naps[0].task_uuid]
     assert_paid_once(ledger, provider)
+
+
+def test_a_killed_process_is_gone_also_while_nobody_has_buried_it():
+    tell = "from trellis_pipeline.purchasing.processes import this_process; print(this_process(), flush=True)"
+    command = [sys.executable, "-c", f"import time; {tell}; time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        name = process.stdout.readline().strip()
+        assert not is_gone(name)
+        process.kill()
+        end = time.monotonic() + 60
+        while not is_gone(name) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert process.returncode is None  # not asked about: a zombie
+        assert is_gone(name)
 
 
 def test_who_learns_late_that_the_task_failed_leaves_alone_what_was_booked_meanwhile(ledger, new_till):

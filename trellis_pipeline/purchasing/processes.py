@@ -44,9 +44,12 @@ def _machine() -> str:
 
 
 def _birth(pid: int) -> str:
-    """When the process began, in clock ticks since boot (proc(5), field 22); empty without a /proc."""
+    """When the process began, in clock ticks since boot (proc(5), field 22); empty without a /proc.
+
+    Empty, too, for one that has ended and that its parent has not asked about yet.
+    """
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return after_name[19]
+    return "" if after_name[0] in "ZX" else after_name[19]
