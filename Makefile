@@ -31,7 +31,17 @@ ui: $(VENV)/.run  ## The Dagster UI and daemon on http://127.0.0.1:3000, on what
 
 .PHONY: test
 test: $(VENV)/.test  ## Install, then run the test suite.
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
+
+$(VENV)/.local: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -c constraints/ci.txt -e '.[matte,s3,postgres,dev,local]'
+	@touch $@
+
+# PARITY: a directory of reference outputs of the original modules; without one those tests are skipped.
+.PHONY: test-local
+test-local: $(VENV)/.local  ## Install torch, then test the networks of TRELLIS.2.
+	$(BIN)/python -m pytest tests/trellis2
+	$(BIN)/python -m pytest tests/parity $(if $(PARITY),--parity-dir $(PARITY))
 
 .PHONY: test-all
 test-all: $(VENV)/.test  ## The suite with its slow and browser tests.
