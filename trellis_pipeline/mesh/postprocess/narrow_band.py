@@ -23,6 +23,7 @@ from trellis_pipeline.mesh.types import Float32, Int32, Mesh
 
 COARSEST = 32  # cells along an axis where the search begins
 NEAR = 0.87  # cells; a little more than half the diagonal of one
+BLOCK = 1 << 22  # cells whose distances are asked for at a time
 MAX_CELLS = 1 << 27  # eight corners each in int32 are 4 GiB
 
 Float64 = npt.NDArray[np.float64]
@@ -71,12 +72,11 @@ def remesh_narrow_band(
     cells = np.argwhere(np.ones((coarse, coarse, coarse), bool)).astype(np.int32)
     size = coarse
     while True:
-        edge = scale / size
-        middles = ((cells + 0.5) * edge + origin).astype(np.float32)
-        reach = eps + NEAR * edge
-        away = distances(tree, middles, within=reach * 1.001, threads=threads)
-        cells = cells[np.abs(away - eps) < NEAR * edge]
+        blocks = [cells[start : start + BLOCK] for start in range(0, len(cells), BLOCK)]
+        cells = np.concatenate([_near(tree, block, origin, scale / size, eps, threads) for block in blocks])
         if size == resolution:
+            break
+        if len(cells) == 0:
             break
         if 8 * len(cells) > MAX_CELLS:
             raise MeshError(f"{len(cells)} cells at {size}³ are too many to remesh; use a lower resolution")
@@ -135,6 +135,13 @@ def project_without_folds(mesh: Mesh, tree: SurfaceTree, share: float, *, thread
         if not folded.any():
             break
     return Mesh(moved, mesh.triangles)
+
+
+def _near(tree: SurfaceTree, cells: Int32, origin: Float64, edge: float, eps: float, threads: int) -> Int32:
+    """Those of `cells`, whose edges are `edge` long, that the surface at a distance of eps may pass."""
+    middles = ((cells + 0.5) * edge + origin).astype(np.float32)
+    away = distances(tree, middles, within=1.001 * (eps + NEAR * edge), threads=threads)
+    return np.asarray(cells[np.abs(away - eps) < NEAR * edge])
 
 
 def _face_normals(vertices: Float32, triangles: Int32) -> Float64:
