@@ -271,6 +271,18 @@ def test_detail_lost_to_simplification_is_kept_in_the_normal_map():
     assert np.median(error_with) < 0.5 * np.median(error_without)
 
 
+def test_light_does_not_reach_the_inside_of_a_ring_as_it_reaches_the_outside():
+    given = shapes.voxelise(shapes.torus, 64)
+    options = PostprocessOptions(**IN_PLACE, occlusion_rays=64)
+    mesh = postprocess(given.surface, given.voxels, options).mesh
+    assert mesh.material.occlusion_in_red
+    points, uv = on_surface(mesh, 5000)
+    light = bilinear(pixels(mesh.material.metallic_roughness), uv)[:, 0]
+    radius = np.hypot(points[:, 0], points[:, 1])
+    assert light[radius > 0.42].min() > 0.95  # the outer side is convex
+    assert 0.2 < light[radius < 0.19].mean() < 0.8
+
+
 def test_an_unwrap_that_is_late_is_replaced_by_the_plain_layout():
     given = shapes.voxelise(shapes.torus, 64)
     options = PostprocessOptions(**IN_PLACE, unwrap_timeout_seconds=0.0)

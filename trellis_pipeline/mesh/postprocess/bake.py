@@ -33,7 +33,7 @@ BLEND_SHARE = 0.3  # of the see-through texels that are in between; cut-outs onl
 class BakedAtlas:
     """Pixels (px, px, C) uint8, the gutter filled. base_color: sRGB, and alpha unless the mode is OPAQUE.
 
-    metallic_roughness: R = 255 (nothing occluded), G = roughness, B = metallic, linear.
+    metallic_roughness: R = occlusion (255 is none), G = roughness, B = metallic, linear.
     """
 
     base_color: UInt8
@@ -70,20 +70,26 @@ def bake(
     points: Float32,
     voxels: VoxelAttributes,
     *,
+    open_texels: Float32 | None = None,
     threads: int = 1,
 ) -> BakedAtlas:
-    """Textures of a layout. flat, points: the covered texels and their places on the original surface."""
+    """Textures of a layout.
+
+    flat, points: the covered texels and their places on the original surface. open_texels: (N,) how much
+    light reaches them, 0..1; None is all.
+    """
     values = sample_voxels(voxels, points, threads=threads)
     mode = alpha_mode(values[:, 5])
     texels = np.rint(values * np.float32(255)).astype(np.uint8)
     px = raster.triangle_id.shape[0]
-    image = np.zeros((px * px, 6), np.uint8)
-    image[flat] = texels
-    filled = np.asarray(fill_gutter(image.reshape(px, px, 6), raster.covered), np.uint8)
+    image = np.full((px * px, 7), 255, np.uint8)
+    image[flat, :6] = texels
+    if open_texels is not None:
+        image[flat, 6] = np.rint(open_texels * 255)
+    filled = np.asarray(fill_gutter(image.reshape(px, px, 7), raster.covered), np.uint8)
     base = filled[..., :3] if mode == "OPAQUE" else filled[..., [0, 1, 2, 5]]
-    surface = np.full((px, px, 3), 255, np.uint8)
-    surface[..., 1], surface[..., 2] = filled[..., 4], filled[..., 3]
-    return BakedAtlas(np.ascontiguousarray(base), surface, mode)
+    surface = filled[..., [6, 4, 3]]
+    return BakedAtlas(np.ascontiguousarray(base), np.ascontiguousarray(surface), mode)
 
 
 def encode(pixels: UInt8, image_format: ImageFormat, *, quality: int = 92) -> EncodedImage:

@@ -24,7 +24,9 @@ class PostprocessOptions:
     see-through. original_remesh: what TRELLIS.2's own exporter does with its application's settings, a
     double-walled skin one voxel outside the surface; overrides the remesh settings and drop_inner.
 
-    normal_map: bake the original surface's normals. image_format: JPEG textures with alpha are PNG.
+    normal_map: bake the original surface's normals. occlusion_rays: bake how much ambient light reaches each
+    place, found with so many rays a vertex (32 is enough); 0 leaves it out, as generated colours often hold
+    some shading already. image_format: JPEG textures with alpha are PNG.
     height_m, width_m, depth_m: real size, see transform.scale_to_dimensions. on_floor: origin at the bottom
     centre instead of the middle of the decoder's space. unwrap_timeout_seconds: then the plain box layout.
     threads: for the steps that can use several.
@@ -40,6 +42,7 @@ class PostprocessOptions:
     min_part_area: float = 1e-5
     drop_inner: bool = True
     normal_map: bool = False
+    occlusion_rays: int = 0
     image_format: ImageFormat = "jpeg"
     image_quality: int = 92
     height_m: float | None = None
@@ -60,6 +63,8 @@ class PostprocessOptions:
                 f"remesh_project is {self.remesh_project} and remesh_band_cells {self.remesh_band_cells}; "
                 "possible are 0 to 1 and more than 0 up to 8"
             )
+        if not 0 <= self.occlusion_rays <= 1024:
+            raise MeshError(f"occlusion_rays is {self.occlusion_rays}; possible are 0 to 1024")
         if self.threads < 1:
             raise MeshError(f"threads is {self.threads}; at least one has to work")
 

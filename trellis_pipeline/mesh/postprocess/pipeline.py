@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from trellis_pipeline.errors import MeshError
-from trellis_pipeline.mesh.atlas import rasterize_atlas
+from trellis_pipeline.mesh.atlas import rasterize_atlas, texel_values
 from trellis_pipeline.mesh.clean import check_mesh, is_closed_manifold
 from trellis_pipeline.mesh.normals import vertex_normals
 from trellis_pipeline.mesh.postprocess.bake import (
@@ -39,7 +39,7 @@ from trellis_pipeline.mesh.postprocess.repair import (
     make_manifold,
     part_touching,
 )
-from trellis_pipeline.mesh.postprocess.visibility import face_outwards
+from trellis_pipeline.mesh.postprocess.visibility import face_outwards, openness
 from trellis_pipeline.mesh.postprocess.voxels import VoxelAttributes, check_voxels
 from trellis_pipeline.mesh.simplify import simplify
 from trellis_pipeline.mesh.transform import place_on_floor, scale_to_dimensions
@@ -96,11 +96,17 @@ def postprocess(
         )
     with clock.step("rasterise"):
         raster = rasterize_atlas(layout.uvs, layout.triangles, options.texture_px)
-        normals = vertex_normals(model)[layout.source_vertex]
+        smooth = vertex_normals(model)
+        normals = smooth[layout.source_vertex]
     with clock.step("closest points"):
         flat, closest = closest_to_texels(raster, layout, tree, threads=options.threads)
+    light = None
+    if options.occlusion_rays:
+        with clock.step("occlusion"):
+            reached = openness(model, smooth, options.occlusion_rays, threads=options.threads)
+            light = texel_values(raster, layout.triangles, reached[layout.source_vertex, None])[1][:, 0]
     with clock.step("bake"):
-        atlas = bake(raster, flat, closest.points, voxels, threads=options.threads)
+        atlas = bake(raster, flat, closest.points, voxels, open_texels=light, threads=options.threads)
         bumps = bake_normals(raster, layout, normals, source, closest) if options.normal_map else None
     with clock.step("encode"):
         material = _material(
@@ -193,6 +199,7 @@ def _material(
             atlas.metallic_roughness, options.image_format, quality=options.image_quality
         ),
         normal=normal,
+        occlusion_in_red=options.occlusion_rays > 0,
         metallic=1.0,
         roughness=1.0,
         alpha_mode=atlas.alpha_mode,
