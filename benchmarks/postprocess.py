@@ -26,9 +26,10 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 import voxel_shapes as shapes
 
 from trellis_pipeline.mesh.atlas import rasterize_atlas, texel_positions
-from trellis_pipeline.mesh.postprocess.closest import closest_points, surface_tree
+from trellis_pipeline.mesh.postprocess.closest import closest_points
 from trellis_pipeline.mesh.postprocess.options import PostprocessOptions, PostprocessReport
 from trellis_pipeline.mesh.postprocess.pipeline import postprocess, repair
+from trellis_pipeline.mesh.postprocess.surface_tree import surface_tree
 from trellis_pipeline.mesh.simplify import simplify
 from trellis_pipeline.mesh.types import Mesh
 from trellis_pipeline.mesh.unwrap import unwrap

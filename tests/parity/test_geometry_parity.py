@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from trellis_pipeline.mesh.postprocess.closest import closest_points, surface_tree
+from trellis_pipeline.mesh.postprocess.closest import closest_points
 from trellis_pipeline.mesh.postprocess.narrow_band import project_back, remesh_narrow_band
+from trellis_pipeline.mesh.postprocess.surface_tree import surface_tree
 from trellis_pipeline.mesh.postprocess.voxels import sample_trilinear
 from trellis_pipeline.mesh.types import Mesh
 

@@ -16,7 +16,8 @@ from voxel_shapes import AROUND, Voxelised
 
 from trellis_pipeline.mesh.glb_container import GlbContainer, parse_glb
 from trellis_pipeline.mesh.glb_read import image_bytes, read_primitives
-from trellis_pipeline.mesh.postprocess.closest import closest_points, surface_tree
+from trellis_pipeline.mesh.postprocess.closest import closest_points
+from trellis_pipeline.mesh.postprocess.surface_tree import surface_tree
 from trellis_pipeline.mesh.postprocess.voxels import VoxelAttributes
 from trellis_pipeline.mesh.texels import linear_to_srgb, srgb_to_linear
 from trellis_pipeline.mesh.types import Mesh

@@ -6,8 +6,9 @@ import trimesh
 import voxel_shapes as shapes
 
 from trellis_pipeline.errors import MeshError
-from trellis_pipeline.mesh.postprocess.closest import closest_points, distances, surface_tree
+from trellis_pipeline.mesh.postprocess.closest import closest_points, distances
 from trellis_pipeline.mesh.postprocess.lattice import cell_table
+from trellis_pipeline.mesh.postprocess.surface_tree import surface_tree
 from trellis_pipeline.mesh.postprocess.voxels import (
     VoxelAttributes,
     check_voxels,

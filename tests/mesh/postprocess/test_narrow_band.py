@@ -6,13 +6,13 @@ import voxel_shapes as shapes
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.clean import is_closed_manifold
-from trellis_pipeline.mesh.postprocess.closest import surface_tree
 from trellis_pipeline.mesh.postprocess.narrow_band import (
     project_back,
     project_without_folds,
     remesh_narrow_band,
 )
 from trellis_pipeline.mesh.postprocess.repair import drop_inner_shells, make_manifold, signed_volumes
+from trellis_pipeline.mesh.postprocess.surface_tree import surface_tree
 from trellis_pipeline.mesh.types import Mesh
 
 CUBE = {"center": (0.0, 0.0, 0.0), "scale": 67 / 64, "resolution": 64}

@@ -12,9 +12,10 @@ from trellis_pipeline.mesh.atlas import rasterize_atlas
 from trellis_pipeline.mesh.clean import is_closed_manifold, weld
 from trellis_pipeline.mesh.glb_write import write_glb
 from trellis_pipeline.mesh.postprocess import pipeline
-from trellis_pipeline.mesh.postprocess.closest import distances, surface_tree
+from trellis_pipeline.mesh.postprocess.closest import distances
 from trellis_pipeline.mesh.postprocess.options import Postprocessed, PostprocessOptions
 from trellis_pipeline.mesh.postprocess.pipeline import postprocess, within_budget
+from trellis_pipeline.mesh.postprocess.surface_tree import surface_tree
 from trellis_pipeline.mesh.postprocess.voxels import VoxelAttributes
 from trellis_pipeline.mesh.types import EncodedImage, Mesh, TexturedMesh
 

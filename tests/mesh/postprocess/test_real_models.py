@@ -9,9 +9,10 @@ from trellis_pipeline.mesh.atlas import rasterize_atlas
 from trellis_pipeline.mesh.glb_container import parse_glb
 from trellis_pipeline.mesh.glb_read import read_primitives
 from trellis_pipeline.mesh.glb_write import write_glb
-from trellis_pipeline.mesh.postprocess.closest import distances, surface_tree
+from trellis_pipeline.mesh.postprocess.closest import distances
 from trellis_pipeline.mesh.postprocess.options import PostprocessOptions
 from trellis_pipeline.mesh.postprocess.pipeline import postprocess
+from trellis_pipeline.mesh.postprocess.surface_tree import surface_tree
 from trellis_pipeline.mesh.render import render_views
 from trellis_pipeline.mesh.types import Mesh
 from trellis_pipeline.quality.topology import measure

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from trellis_pipeline.mesh.atlas import AtlasRaster, fill_gutter, texel_positions
 from trellis_pipeline.mesh.encode import encode_jpeg, encode_png, encode_webp
-from trellis_pipeline.mesh.postprocess.closest import ClosestPoints, SurfaceTree, closest_points
+from trellis_pipeline.mesh.postprocess.closest import ClosestPoints, closest_points
+from trellis_pipeline.mesh.postprocess.surface_tree import SurfaceTree
 from trellis_pipeline.mesh.postprocess.voxels import VoxelAttributes, sample_voxels
 from trellis_pipeline.mesh.types import EncodedImage, Float32, UInt8
 from trellis_pipeline.mesh.unwrap import UnwrappedMesh

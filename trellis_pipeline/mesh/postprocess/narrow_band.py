@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.clean import drop_unused_vertices
-from trellis_pipeline.mesh.postprocess.closest import SurfaceTree, closest_points, distances
+from trellis_pipeline.mesh.postprocess.closest import closest_points, distances
 from trellis_pipeline.mesh.postprocess.lattice import CellTable, cell_table, empty_table, find, insert
+from trellis_pipeline.mesh.postprocess.surface_tree import SurfaceTree
 from trellis_pipeline.mesh.types import Float32, Int32, Mesh
 
 COARSEST = 32  # cells along an axis where the search begins

@@ -25,7 +25,6 @@ from trellis_pipeline.mesh.postprocess.bake import (
     closest_to_texels,
     encode,
 )
-from trellis_pipeline.mesh.postprocess.closest import SurfaceTree, surface_tree
 from trellis_pipeline.mesh.postprocess.narrow_band import (
     project_without_folds,
     remesh_narrow_band,
@@ -39,6 +38,7 @@ from trellis_pipeline.mesh.postprocess.repair import (
     make_manifold,
     part_touching,
 )
+from trellis_pipeline.mesh.postprocess.surface_tree import SurfaceTree, surface_tree
 from trellis_pipeline.mesh.postprocess.visibility import face_outwards, openness
 from trellis_pipeline.mesh.postprocess.voxels import VoxelAttributes, check_voxels
 from trellis_pipeline.mesh.simplify import simplify

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trellis_pipeline.mesh.clean import drop_unused_vertices
-from trellis_pipeline.mesh.postprocess.closest import MAX_DEPTH, SurfaceTree, surface_tree
 from trellis_pipeline.mesh.postprocess.repair import signed_volumes
 from trellis_pipeline.mesh.postprocess.sides import pair_half_edges, patches
+from trellis_pipeline.mesh.postprocess.surface_tree import MAX_DEPTH, SurfaceTree, surface_tree
 from trellis_pipeline.mesh.postprocess.threads import in_parallel
 from trellis_pipeline.mesh.types import Float32, Int32, Mesh
 from trellis_pipeline.mesh.vectors import Vector, cross, dot, inner
