@@ -343,7 +343,7 @@ FAULTS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     faults=st.fixed_dictionaries({step: st.lists(kind, max_size=6) for step, kind in FAULTS.items()}),
     hidden=st.integers(0, 2),
