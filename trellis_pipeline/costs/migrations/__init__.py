@@ -21,7 +21,7 @@ _alone = threading.Lock()  # what Alembic works on is global in its process
 
 
 def migrate(engine: Engine, revision: str = REVISIONS[-1]) -> None:
-    """Create or upgrade the ledger's tables. Safe from many threads and processes at once: one of them does it.
+    """Create or upgrade the ledger's tables. Safe from many threads and processes at once: one does it.
 
     revision: where to stop; for tests of later migrations.
 
