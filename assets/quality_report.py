@@ -119,7 +119,7 @@ def _row(store: ArtifactStore, catalog: str, product: Product) -> "ReportProduct
             "vertices": model.vertices,
             "max_texture_px": model.max_texture_px,
             "file_bytes": model.model.size,
-            "cost_usd": model.cost_usd,
+            "cost_usd": model.model_cost_usd,
         }
     if quality is not None:
         figures |= {"verdict": quality.verdict, "checks": _checks(quality)}

@@ -91,7 +91,9 @@ class ProductModel(StageRecord):
     """The finished GLB. generation: the blob as the generator returned it, before scale and certificate.
 
     base_key: the request key of the first attempt, which tells whether a later attempt still answers the
-    same question. reused: the generation was found, not made (and not paid) for this record.
+    same question. reused: the generation was found, not made (and not paid) for this record. cost_usd: spent
+    when this record was made. model_cost_usd: what the generation cost, whenever it was bought, if it was
+    bought for this product; of products that share a photo, one bears the cost.
     """
 
     stage = "product_models"
@@ -108,6 +110,7 @@ class ProductModel(StageRecord):
     paid: bool
     reused: bool
     cost_usd: Decimal
+    model_cost_usd: Decimal = Decimal(0)
     generation_seconds: float
     triangles: int
     vertices: int

@@ -123,3 +123,17 @@ def test_what_is_still_processing_is_listed_and_finished_later_without_a_second_
         assert [p["status"] for p in json.loads(found.stdout)["products"]] == ["cached"]
         assert len(service.billing()) == 1
     assert "no purchase is open" in trellis("costs", "open", "--output", "out", cwd=shop).stdout
+
+
+def test_a_model_that_a_killed_run_had_bought_still_shows_what_it_cost(shop):
+    with running_service(InstantGenerator(), folder=shop / "service") as service:
+        assert buy(shop, service, "--only", "CAN-1").returncode == 0
+        # As if the run had died between the store and its own record.
+        record = shop / "out/shop/products/CAN-1/product_models.json"
+        record.unlink()
+        again = buy(shop, service, "--only", "CAN-1")
+        assert [p["status"] for p in json.loads(again.stdout)["products"]] == ["cached"]
+        assert len(service.billing()) == 1
+    found = json.loads(record.read_text())
+    assert (Decimal(found["cost_usd"]), Decimal(found["model_cost_usd"])) == (0, LIST_PRICE)
+    assert "$0.0256" in (shop / "out/shop/report.html").read_text()

@@ -56,7 +56,8 @@ class Result:
 class Purchase:
     """A generation in hand: the chosen model, and what the whole of it cost when it was made.
 
-    reused: it was there already. results: all that were bought with it, in the provider's order.
+    reused: it was there already. results: all that were bought with it, in the provider's order. bought_for:
+    the catalog and product, as `catalog/sku`, that the books have it under; "" where nobody wrote it down.
     """
 
     request_key: str
@@ -68,6 +69,7 @@ class Purchase:
     reused: bool
     provenance: Mapping[str, Any]
     results: tuple[Result, ...] = ()
+    bought_for: str = ""
 
     @property
     def cost_usd(self) -> Decimal:
@@ -148,6 +150,7 @@ def keep(
             Result(blob, model.seed, model.result_id, model.cost_usd, dict(score))
             for blob, model, score in zip(blobs, made, scores, strict=True)
         ),
+        bought_for=f"{order.catalog}/{order.sku}",
     )
     data = json.dumps(_certificate(order, generator, purchase), indent=1, sort_keys=True).encode()
     path = certificate_path(order.request_key, number)
@@ -170,6 +173,7 @@ def _certificate(order: Order, generator: str, purchase: Purchase) -> dict[str, 
     return {
         "request_key": order.request_key,
         "task_uuid": purchase.task_uuid,
+        "bought_for": purchase.bought_for,
         "request": order.request.wire(),
         "image_sha256": order.image.sha256,
         "generator": generator,
@@ -215,6 +219,7 @@ def _purchase(found: Mapping[str, Any]) -> Purchase:
             )
             for result in found.get("results", ())
         ),
+        bought_for=found.get("bought_for", ""),
     )
 
 
