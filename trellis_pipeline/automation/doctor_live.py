@@ -19,9 +19,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from resources.generator import runware_options
 from trellis_pipeline import __version__
 from trellis_pipeline.automation.doctor_sample import model_found, plain_vase
-from trellis_pipeline.config import Settings, runware_api_key
+from trellis_pipeline.config import Settings
 from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.money import ZERO, format_usd
@@ -37,7 +38,7 @@ from trellis_pipeline.generation.request import GenerationRequest, build_request
 from trellis_pipeline.generation.runware.failures import clean_text
 from trellis_pipeline.generation.runware.generator import RunwareGenerator
 from trellis_pipeline.generation.runware.listening import Listener
-from trellis_pipeline.generation.runware.options import ApiKey, RunwareOptions
+from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.generation.runware.probe import Found, Probe
 from trellis_pipeline.purchasing.buy import buy_again
 from trellis_pipeline.purchasing.generations import Order, Purchase
@@ -142,15 +143,16 @@ def live_options(settings: Settings) -> RunwareOptions:
     Raises ConfigError where there is no key.
     """
     chosen = settings.runware
-    return RunwareOptions(
-        api_key=ApiKey(runware_api_key().get_secret_value()),
-        base_url=chosen.base_url,
-        allowed_hosts=chosen.allowed_hosts,
-        ttl_seconds=chosen.ttl_seconds,
-        task_seconds=chosen.task_seconds,
-        poll_first_seconds=0.5,
-        poll_most_seconds=2.0,
-        attempts=3,
+    return runware_options(
+        {
+            "base_url": chosen.base_url,
+            "allowed_hosts": chosen.allowed_hosts,
+            "ttl_seconds": chosen.ttl_seconds,
+            "task_seconds": chosen.task_seconds,
+            "poll_first_seconds": 0.5,
+            "poll_most_seconds": 2.0,
+            "attempts": 3,
+        }
     )
 
 

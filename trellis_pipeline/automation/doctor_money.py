@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from trellis_pipeline.automation.check import Check, Found, folder_checks
-from trellis_pipeline.config import Settings, runware_api_key
+from trellis_pipeline.config import Settings
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
 from trellis_pipeline.costs.database import describe, parse_url
 from trellis_pipeline.costs.ledger import Ledger
@@ -90,12 +90,7 @@ def api_key_checks(settings: Settings) -> Found:
     if settings.generation.generator != "runware":
         yield Check("api key", "ok", f"not needed by {settings.generation.generator}")
         return
-    from trellis_pipeline.generation.runware.options import ApiKey, RunwareOptions
+    from resources.generator import runware_options
 
-    chosen = settings.runware
-    options = RunwareOptions(
-        api_key=ApiKey(runware_api_key().get_secret_value()),
-        base_url=chosen.base_url,
-        allowed_hosts=chosen.allowed_hosts,
-    )
+    options = runware_options({"base_url": settings.runware.base_url})
     yield Check("api key", "ok", f"RUNWARE_API_KEY is set, for {options.origin[1]}; --live tries it")

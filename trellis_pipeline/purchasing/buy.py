@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.errors import ConfigError, OutcomeUnknown, ResultLost, TaskFailed, TrellisError
 from trellis_pipeline.generation.generator import GeneratedModel
-from trellis_pipeline.purchasing.bill import bill_for, bill_for_lost
+from trellis_pipeline.purchasing.bill import bill_for
 from trellis_pipeline.purchasing.errand import NothingBought, run_errand
 from trellis_pipeline.purchasing.generations import (
     Choice,
@@ -32,10 +32,11 @@ from trellis_pipeline.purchasing.till import (
     Till,
     estimate_for,
     is_remote,
+    keep_and_settle,
     release,
-    reserved,
     scope_of,
     settle,
+    settle_lost,
 )
 from trellis_pipeline.purchasing.webhooks import new_token
 
@@ -190,8 +191,7 @@ async def _carry_out(
         await asyncio.to_thread(release, till, intent, type(outcome.error).__name__)
         raise outcome.error from None
     except ResultLost:
-        lost = bill_for_lost(await asyncio.to_thread(reserved, till, intent))
-        await asyncio.to_thread(settle, till, intent, lost, 0.0, "failed")
+        await asyncio.to_thread(settle_lost, till, intent)
         raise
     except BaseException as error:
         # No await from here on: Ctrl-C may have ended the event loop's patience already.
@@ -202,17 +202,11 @@ async def _carry_out(
             release(till, intent, cause)
         raise
 
-    def keep_and_settle() -> Purchase:
-        bill = bill_for(made, reserved(till, intent), order.request.numberResults)
-        identity = str(till.generator.identity)
-        number = intent.number if beside_the_first else None
-        purchase = keep(till.store, order, identity, intent.task_uuid, made, choice, bill, number)
-        settle(till, intent, purchase.bill, purchase.seconds)
-        return purchase
-
     # In one thread call, because a thread is not interrupted: Ctrl-C may end the run between two awaits, and
     # a model that was kept but never settled would stay a reservation until somebody wants it again.
-    return await asyncio.to_thread(keep_and_settle)
+    return await asyncio.to_thread(
+        keep_and_settle, till, order, intent, made, choice, beside_the_first=beside_the_first
+    )
 
 
 async def _make(order: Order, till: Till, begun: _Begun) -> Sequence[GeneratedModel]:

@@ -16,10 +16,9 @@ from typing import Literal
 
 from trellis_pipeline.errors import ProviderRejected, ResultLost, TaskFailed, TrellisError
 from trellis_pipeline.generation.generator import RemoteGenerator
-from trellis_pipeline.purchasing.bill import bill_for, bill_for_lost
-from trellis_pipeline.purchasing.generations import Choice, Order, find_generation, keep, order_of
+from trellis_pipeline.purchasing.generations import Choice, Order, find_generation, order_of
 from trellis_pipeline.purchasing.journal import Intent
-from trellis_pipeline.purchasing.till import Till, is_remote, release, reserved, settle
+from trellis_pipeline.purchasing.till import Till, is_remote, keep_and_settle, release, settle, settle_lost
 
 # A task that was handed in longer ago than this and is unknown was never accepted. Tasks become visible
 # within seconds; an hour leaves room for an outage of the provider's own lookup.
@@ -94,16 +93,8 @@ async def _collected(
         await asyncio.to_thread(release, till, intent, type(error).__name__)
         return Ended(intent, "failed", str(error))
     except ResultLost as error:
-        lost = bill_for_lost(await asyncio.to_thread(reserved, till, intent))
-        await asyncio.to_thread(settle, till, intent, lost, 0.0, "failed")
+        await asyncio.to_thread(settle_lost, till, intent)
         return Ended(intent, "lost", str(error))
 
-    def keep_and_settle() -> None:
-        bill = bill_for(made, reserved(till, intent), order.request.numberResults)
-        number = intent.number if beside else None
-        identity = str(generator.identity)
-        purchase = keep(till.store, order, identity, intent.task_uuid, made, Choice(), bill, number)
-        settle(till, intent, purchase.bill, purchase.seconds)
-
-    await asyncio.to_thread(keep_and_settle)
+    await asyncio.to_thread(keep_and_settle, till, order, intent, made, Choice(), beside_the_first=beside)
     return Ended(intent, "kept")

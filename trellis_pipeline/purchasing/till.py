@@ -6,6 +6,7 @@ stories.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,9 +17,9 @@ from trellis_pipeline.costs.estimates import Estimate, reservation_estimate
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.costs.price_book import load_price_book
 from trellis_pipeline.errors import LedgerError
-from trellis_pipeline.generation.generator import Generator, RemoteGenerator
-from trellis_pipeline.purchasing.bill import Bill
-from trellis_pipeline.purchasing.generations import Order
+from trellis_pipeline.generation.generator import GeneratedModel, Generator, RemoteGenerator
+from trellis_pipeline.purchasing.bill import Bill, bill_for, bill_for_lost
+from trellis_pipeline.purchasing.generations import Choice, Order, Purchase, keep
 from trellis_pipeline.purchasing.journal import Intent, Journal, State, TakenOver
 from trellis_pipeline.storage.store import ArtifactStore
 
@@ -101,6 +102,32 @@ def settle(till: Till, intent: Intent, bill: Bill, seconds: float, state: State 
         now = journal.find(intent.task_uuid)
         if now is None or now.state == "open":
             raise
+
+
+def keep_and_settle(
+    till: Till,
+    order: Order,
+    intent: Intent,
+    made: Sequence[GeneratedModel],
+    choice: Choice,
+    *,
+    beside_the_first: bool = False,
+) -> Purchase:
+    """What every purchase ends with: the bytes, the certificate, the books, in this order.
+
+    beside_the_first: the request has a certificate already, which stays the one that is found.
+    """
+    bill = bill_for(made, reserved(till, intent), order.request.numberResults)
+    number = intent.number if beside_the_first else None
+    identity = str(till.generator.identity)
+    purchase = keep(till.store, order, identity, intent.task_uuid, made, choice, bill, number)
+    settle(till, intent, purchase.bill, purchase.seconds)
+    return purchase
+
+
+def settle_lost(till: Till, intent: Intent) -> None:
+    """Book results that were made and can no longer be fetched."""
+    settle(till, intent, bill_for_lost(reserved(till, intent)), 0.0, "failed")
 
 
 def release(till: Till, intent: Intent, cause: str) -> None:
