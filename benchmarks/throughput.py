@@ -1,11 +1,16 @@
 """How much of the ideal is left: 1,000 models of 1.7 s each, 50 at a time, bought as a run buys them.
 
-The ideal is what the provider alone would take, ceil(1000 / 50) * 1.7 s. Between it and the clock stand the
-client (which begins with 4 at once, and has to find out that a task is done), the journal and the ledger (a
-commit on disk for each step), and the store. The server is ours, in a process of its own on this machine, so
-its work is counted too. Memory is measured in a process for each size: it should not grow with the catalog.
+The ideal is what the provider alone would take, ceil(1000 / 50) * 1.7 s: it makes 50 at a time, whatever is
+asked of it. With just as many purchases under way, each place at the provider stands empty while a model is
+fetched, kept and booked; with a quarter more, the next task is there already. Both are measured.
 
-    python benchmarks/throughput.py [--orders 1000] [--concurrency 50] [--seconds 1.7] [--profile]
+Between the ideal and the clock stand the client (which begins with 4 calls at once, and has to find out that
+a task is done), the journal and the ledger (a commit on disk for each step), and the store. The server is
+ours, in a process of its own on this machine, so its work is counted too. Memory is measured in a process for
+each size: it should not grow with the catalog.
+
+    python benchmarks/throughput.py [--orders 1000] [--concurrency 50] [--seconds 1.7] [--under-way 50 62]
+        [--profile]
 """
 
 from __future__ import annotations
@@ -71,8 +76,10 @@ def work(folder: Path, base_url: str, count: int, concurrency: int) -> None:
     print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": used.ru_maxrss / 1024, "settled": str(settled)}))
 
 
-def measure(count: int, concurrency: int, seconds: float, *, profile: bool) -> dict[str, float]:
-    """A server and a process that buys from it, both new."""
+def measure(
+    count: int, concurrency: int, under_way: int, seconds: float, *, profile: bool
+) -> dict[str, float]:
+    """A server that makes `concurrency` at a time and a process that buys `under_way` at a time, both new."""
     folder = Path(tempfile.mkdtemp(prefix="throughput-"))
     more = ["-m", "cProfile", "-s", "tottime"] if profile else []
     try:
@@ -80,7 +87,7 @@ def measure(count: int, concurrency: int, seconds: float, *, profile: bool) -> d
         with service_process(
             folder / "service", "--seconds", str(seconds), "--concurrency", at_once
         ) as service:
-            given = [str(folder), service.base_url, str(count), str(concurrency)]
+            given = [str(folder), service.base_url, str(count), str(under_way)]
             done = subprocess.run(
                 [sys.executable, *more, __file__, "--work", *given],
                 capture_output=True, text=True, check=True,
@@ -97,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--orders", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=50)
+    parser.add_argument("--under-way", type=int, nargs="+", help="purchases at once")
     parser.add_argument("--seconds", type=float, default=1.7, help="of one simulated generation")
     parser.add_argument(
         "--profile", action="store_true", help="also where the buying process spends its time"
@@ -107,12 +115,13 @@ def main() -> None:
         folder, base_url, count, concurrency = given.work
         work(Path(folder), base_url, int(count), int(concurrency))
         return
-    for count in (given.orders // 10, given.orders):
+    many = given.under_way or [given.concurrency, given.concurrency * 5 // 4]
+    for count, under_way in [(given.orders // 10, many[0]), *((given.orders, number) for number in many)]:
         profile = given.profile and count == given.orders
-        seen = measure(count, given.concurrency, given.seconds, profile=profile)
+        seen = measure(count, given.concurrency, under_way, given.seconds, profile=profile)
         ideal = math.ceil(count / given.concurrency) * given.seconds
         print(
-            f"{count:6,} orders   {seen['seconds']:6.1f} s   ideal {ideal:6.1f} s   "
+            f"{count:6,} orders, {under_way:3} under way   {seen['seconds']:6.1f} s   ideal {ideal:6.1f} s   "
             f"ratio {seen['seconds'] / ideal:4.2f}   CPU {seen['cpu']:5.1f} s   "
             f"memory {seen['mb']:4.0f} MB   settled ${seen['settled']}",
             flush=True,
