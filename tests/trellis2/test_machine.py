@@ -1,0 +1,232 @@
+"""What a machine can do is said before anything is loaded, and only what cannot work is refused."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from trellis_pipeline.errors import ConfigError
+from trellis_pipeline.trellis2.machine import (
+    Machine,
+    check_mode,
+    choose_plan,
+    host_memory,
+    look,
+    possible_modes,
+)
+from trellis_pipeline.trellis2.memory import (
+    NETWORKS,
+    NETWORKS_OF_MODE,
+    RICH,
+    USUAL,
+    ObjectSize,
+    decoder_bytes,
+    flow_bytes,
+    needed_bytes,
+)
+
+GB = 10**9
+ALL_MODES = ("512", "1024", "1024_cascade", "1536_cascade")
+
+
+def card(gigabytes: float, *, host: float = 64, flow: str = "bfloat16") -> Machine:
+    total = int(gigabytes * GB)
+    return Machine("cuda:0", "A card", total, int(host * GB), flow, "float16", total, int(host * GB))
+
+
+def computer(gigabytes: float, *, device: str = "cpu", flow: str = "float32", free: float = 0) -> Machine:
+    total, available = int(gigabytes * GB), int((free or gigabytes) * GB)
+    return Machine(device, "A computer", total, total, flow, "float32", available, available)
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float16"), ("float32", "float32")])
+def test_a_smaller_plan_takes_less_of_the_device(mode, dtypes):
+    flow, decoder = dtypes
+    plans = [
+        needed_bytes(plan, mode, flow_dtype=flow, decoder_dtype=decoder)
+        for plan in ("device", "host", "disk")
+    ]
+    assert plans[0].device_bytes > 2 * plans[1].device_bytes
+    assert plans[1].device_bytes == plans[2].device_bytes
+    assert plans[1].host_bytes > plans[0].host_bytes == plans[2].host_bytes
+
+
+def test_more_resolution_a_larger_object_and_more_precision_take_more():
+    def device(mode, **how):
+        return needed_bytes("host", mode, **how).device_bytes
+
+    assert device("512") <= device("1024") <= device("1024_cascade") <= device("1536_cascade")
+    assert device("1024", size=USUAL["1024"]) < device("1024", size=RICH["1024"])
+    assert device("1024") < device("1024", flow_dtype="float32", decoder_dtype="float32")
+    assert flow_bytes(20_000, "bfloat16") < flow_bytes(20_000, "float32") < flow_bytes(20_001, "float32")
+    assert decoder_bytes(10**6, "float16") < decoder_bytes(10**6, "float32")
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_a_card_with_12_gb_keeps_one_network_at_a_time_and_can_do_everything(mode):
+    machine = card(12)
+    assert choose_plan(machine, mode) == "host"
+    check_mode(machine, mode)
+
+
+def test_a_card_keeps_all_networks_where_there_is_room_for_them():
+    assert choose_plan(card(24), "1024_cascade") == "device"
+    assert choose_plan(card(80), "1536_cascade") == "device"
+
+
+def test_networks_are_read_from_disk_where_the_hosts_memory_is_small():
+    assert choose_plan(card(12, host=8), "1024_cascade") == "disk"
+
+
+def test_memory_that_others_use_counts_for_the_plan_but_forbids_nothing():
+    busy = replace(card(24), free_bytes=10 * GB)
+    assert choose_plan(busy, "1024_cascade") == "host"
+    full = replace(card(24), free_bytes=0)
+    assert choose_plan(full, "1024_cascade") == "disk"
+    assert possible_modes(full) == ALL_MODES
+
+
+def test_a_card_that_is_too_small_is_told_so_with_the_way_out():
+    with pytest.raises(ConfigError, match=r"mode 512 needs about \d\.\d GB .* A card has 2\.0 GB") as caught:
+        check_mode(card(2), "512")
+    assert "another generator" in str(caught.value)
+    assert possible_modes(card(2)) == ()
+
+
+def test_the_resolution_that_still_works_is_named():
+    assert "1024_cascade" in possible_modes(card(4))
+    with pytest.raises(ConfigError, match="use resolution 1024, "):
+        check_mode(card(4), "1536_cascade")
+    assert possible_modes(card(2.9)) == ("512",)
+    with pytest.raises(ConfigError, match="use resolution 512, "):
+        check_mode(card(2.9), "1024_cascade")
+
+
+@pytest.mark.parametrize("gigabytes", [12, 16, 24, 512])
+def test_a_cpu_does_everything_but_1536(gigabytes):
+    machine = computer(gigabytes)
+    assert possible_modes(machine) == ALL_MODES[:-1]
+    with pytest.raises(ConfigError, match="1536 would take days on a CPU") as caught:
+        check_mode(machine, "1536_cascade")
+    assert "use resolution 1024, " in str(caught.value)
+
+
+def test_a_cpu_with_little_memory_is_told_to_halve_the_precision():
+    with pytest.raises(ConfigError, match='precision = "bfloat16", which takes half'):
+        check_mode(computer(6), "512")
+    check_mode(computer(6, flow="bfloat16"), "512")
+
+
+def test_a_cpu_keeps_all_networks_only_where_its_memory_holds_them():
+    assert choose_plan(computer(24), "512") == "disk"
+    assert choose_plan(computer(64), "512") == "device"
+    assert choose_plan(computer(64, free=10), "512") == "disk"
+
+
+def test_a_mac_has_one_memory_for_both():
+    assert choose_plan(computer(16, device="mps"), "1024_cascade") == "disk"
+    assert choose_plan(computer(96, device="mps"), "1024_cascade") == "device"
+    assert possible_modes(computer(36, device="mps")) == ALL_MODES
+
+
+def test_a_card_in_a_machine_with_too_little_memory_names_the_machine():
+    with pytest.raises(ConfigError, match=r"this machine has 1\.0 GB"):
+        check_mode(card(24, host=1), "512")
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ConfigError, match="unknown mode '2048'; known are 512"):
+        check_mode(card(24), "2048")
+
+
+def test_the_hosts_memory_is_what_is_built_in_and_less_is_free():
+    total, free = host_memory()
+    assert 0 < free <= total
+
+
+def test_without_pytorch_the_way_to_get_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ConfigError, match=r"pip install 'trellis-pipeline\[local\]'"):
+        look()
+
+
+def test_the_cpu_is_always_there():
+    pytest.importorskip("torch")
+    machine = look("cpu")
+    assert machine.device == machine.kind == "cpu"
+    assert machine.name
+    assert machine.unified
+    assert machine.flow_dtype == machine.decoder_dtype == "float32"
+    assert machine.memory_bytes == machine.host_memory_bytes >= machine.free_bytes > 0
+    assert look("cpu", precision="bfloat16").flow_dtype == "bfloat16"
+    assert look().device.startswith(("cuda", "mps", "cpu"))
+
+
+def test_a_device_that_is_not_there_is_refused_and_those_that_are_are_named():
+    pytest.importorskip("torch")
+    with pytest.raises(
+        ConfigError, match=r"'cuda:63' is not on this machine; there is .*cpu \(.*\[local\] device"
+    ):
+        look("cuda:63")
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_precision_that_flows_do_not_have_is_refused(precision):
+    pytest.importorskip("torch")
+    with pytest.raises(ConfigError, match="precision"):
+        look("cpu", precision=precision)
+
+
+def test_the_table_of_networks_is_that_of_the_pipeline():
+    pytest.importorskip("torch")
+    from trellis_pipeline.trellis2.pipeline import MODES
+
+    assert set(NETWORKS_OF_MODE) == set(USUAL) == set(RICH) == set(MODES)
+    for mode, way in MODES.items():
+        flows = {way.shape_flow, way.refining_flow, way.material_flow} - {None}
+        assert {name for name in NETWORKS_OF_MODE[mode] if "slat_flow" in name} == flows
+
+
+FLOW = {"model_channels": 1536, "cond_channels": 1024}
+DECODER = {"model_channels": [1024, 512, 256, 128, 64], "latent_channels": 32, "num_blocks": [4, 16, 8, 4, 0]}
+STRUCTURE = {"num_res_blocks": 2, "num_res_blocks_middle": 2, "channels": [512, 128, 32]}
+BUILT = {
+    "image_encoder": ("DINOv3ViTModel", {}),
+    "sparse_structure_flow_model": (
+        "SparseStructureFlowModel",
+        {"resolution": 16, "in_channels": 8, "out_channels": 8, **FLOW},
+    ),
+    "sparse_structure_decoder": (
+        "SparseStructureDecoder",
+        {"out_channels": 1, "latent_channels": 8, **STRUCTURE},
+    ),
+    "shape_slat_flow_model_1024": (
+        "SLatFlowModel",
+        {"resolution": 64, "in_channels": 32, "out_channels": 32, **FLOW},
+    ),
+    "tex_slat_flow_model_1024": (
+        "SLatFlowModel",
+        {"resolution": 64, "in_channels": 64, "out_channels": 32, **FLOW},
+    ),
+    "shape_slat_decoder": ("FlexiDualGridVaeDecoder", {"out_channels": 7, **DECODER}),
+    "tex_slat_decoder": ("SparseUnetVaeDecoder", {"out_channels": 6, "pred_subdiv": False, **DECODER}),
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_weights_counted_are_those_of_the_published_networks(name):
+    torch = pytest.importorskip("torch")
+    from trellis_pipeline.trellis2.weights import build_network
+
+    with torch.device("meta"):
+        network = build_network(*BUILT[name], torch.bfloat16)
+    held = list(network.state_dict().values())
+    assert NETWORKS[name].parameters == sum(values.numel() for values in held)
+    full = sum(values.numel() for values in held if values.dtype == torch.float32)
+    assert NETWORKS[name].in_float32 == full
+
+
+def test_an_object_of_ones_own_size_can_be_asked_for():
+    small = needed_bytes("disk", "1024", size=ObjectSize(1, 1)).device_bytes
+    assert small >= NETWORKS["tex_slat_flow_model_1024"].weight_bytes("bfloat16")
