@@ -23,12 +23,24 @@ class MultiHeadRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., heads, head_dim). Computed in float32, returned in x's dtype."""
-        return (normalize(x.float(), dim=-1) * self.gamma * self.gamma.shape[-1] ** 0.5).to(x.dtype)
+        return (normalize(x.float(), dim=-1) * (self.gamma * self.gamma.shape[-1] ** 0.5)).to(x.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v. q: (B, L, heads, d); k, v: (B, M, heads, d). Returns (B, L, heads * d)."""
-    out = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+def attend(q: Tensor, k: Tensor, v: Tensor, most_logits: int | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v. q: (B, L, heads, d); k, v: (B, M, heads, d). Returns (B, L, heads * d).
+
+    most_logits: heads x queries x keys that may be held at once; by default only limited on MPS, whose
+    attention may hold them all where CPU and CUDA hold a few rows.
+    """
+    if most_logits is None and q.device.type == "mps":
+        most_logits = 1 << 28
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    batch, heads, queries, _ = q.shape
+    rows = queries if most_logits is None else max(1, most_logits // (batch * heads * k.shape[2]))
+    if rows >= queries:
+        out = scaled_dot_product_attention(q, k, v)
+    else:
+        out = torch.cat([scaled_dot_product_attention(part, k, v) for part in q.split(rows, dim=2)], dim=2)
     return out.transpose(1, 2).flatten(2)
 
 

@@ -9,6 +9,9 @@ Children are numbered k = x + 2 y + 4 z, and stand behind their parent's predece
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
@@ -64,28 +67,47 @@ class SubdivideBlock(nn.Module):
 
     def forward(self, feats: Tensor, grid: Grid, children: Children) -> Tensor:
         """feats: (N, c_in) on the parents' grid. Returns (M, c_out) on `children.grid`."""
+        return stack_rows(self.chunks(feats, grid, children), len(children.grid))
+
+    def chunks(self, feats: Tensor, grid: Grid, children: Children) -> Iterator[Tensor]:
+        """The same, children.grid.chunk_rows rows at a time."""
         h = self._open(feats, grid, children)
-        h = children.grid.by_rows(lambda x: silu(plain_norm(x, eps=1e-6)), h)
-        h = self.conv2(h, children.grid)
-        shortcut = children.pick(feats)
-        return h.add_(shortcut.repeat_interleave(h.shape[1] // shortcut.shape[1], dim=1))
+        children.grid.change_rows(lambda x: silu(plain_norm(x, eps=1e-6)), h)
+        begin = 0
+        for part in self.conv2.chunks(h, children.grid):
+            shortcut = children.pick(feats, begin, begin + len(part))
+            begin += len(part)
+            yield part.add_(shortcut.repeat_interleave(part.shape[1] // shortcut.shape[1], dim=1))
 
     def _open(self, feats: Tensor, grid: Grid, children: Children) -> Tensor:
         """The children's features, without ever holding the eightfold channels of all parents at once."""
         x = grid.by_rows(lambda x: silu(norm_in_float32(self.norm1, x)), feats)
-        parts = (children.pick(part, at) for at, part in enumerate(self.conv1.chunks(x, grid)))
-        return stack_rows(parts, len(children.grid))
+        return children.of_chunks(self.conv1.chunks(x, grid))
 
 
 class Children:
-    """The voxels one level down. parents, octants: (M,) int64. grid: their coordinates."""
+    """The voxels one level down. grid: their coordinates. exists: (N, 8) bool, whose children they are.
 
-    def __init__(self, grid: Grid, exists: Tensor, limit: int | None = None) -> None:
-        """exists: (N, 8) bool, which children each voxel of `grid` has.
+    Whatever is known of all eight children of a parent, child after child in one row, is brought down to the
+    children that exist in one way: their features, their share of the parent's, their coordinates.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        exists: Tensor,
+        limit: int | None = None,
+        chunk_rows: int | None = None,
+        *,
+        keep_pairs: bool = True,
+    ) -> None:
+        """exists: (N, 8) bool, which children each voxel of `grid` has. chunk_rows, keep_pairs: see Grid.
 
         Raises GenerationError if there is none, or more than `limit`.
         """
-        count = int(exists.sum())
+        chunks = exists.split(grid.chunk_rows)
+        counts = torch.stack([part.sum() for part in chunks]).tolist()
+        count = sum(counts)
         if count == 0:
             raise GenerationError("the shape decoder left no voxel: the shape is empty; try another seed")
         if limit is not None and count > limit:
@@ -93,25 +115,30 @@ class Children:
                 f"the shape decoder asks for {count:,} voxels on one level; the limit is {limit:,}. "
                 "Use a lower resolution or another seed"
             )
-        self.parents, self.octants = exists.nonzero().unbind(1)
-        coords = grid.coords[self.parents]
-        corner = torch.stack([self.octants >> axis & 1 for axis in range(3)], dim=1)
-        coords[:, 1:] = 2 * coords[:, 1:] + corner
-        self.grid = Grid(coords, grid.chunk_rows)
-        self._chunk_rows = grid.chunk_rows
+        self.exists = exists
+        self._ends = tuple(accumulate(counts, initial=0))
+        self._chunk_slots = 8 * grid.chunk_rows
+        # Of the existing children among all, eight to a parent: 8 x parent + k.
+        self._slots = exists.flatten().nonzero()[:, 0].int()
+        corners = torch.tensor([[0, k & 1, k >> 1 & 1, k >> 2 & 1] for k in range(8)])
+        corners, double = corners.to(grid.coords), torch.tensor([1, 2, 2, 2]).to(grid.coords)
+        parts = grid.coords.split(grid.chunk_rows)
+        coords = self.of_chunks(((part * double)[:, None] + corners).flatten(1) for part in parts)
+        self.grid = Grid(coords, chunk_rows or grid.chunk_rows, keep_pairs=keep_pairs)
 
-    def pick(self, feats: Tensor, chunk: int | None = None) -> Tensor:
-        """(N, 8 c), an eighth of the channels for each octant, to the children's (M, c).
+    def pick(self, feats: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
+        """(N, 8 c), an eighth of the channels for each child, to rows begin:end of the children's (M, c)."""
+        return feats.reshape(8 * len(feats), -1).index_select(0, self._slots[begin:end])
 
-        chunk: feats are only the rows of this chunk of parents, and so are the children that come back.
-        """
-        parents, octants = self.parents, self.octants
-        if chunk is not None:
-            first = chunk * self._chunk_rows
-            ends = torch.tensor([first, first + self._chunk_rows], device=parents.device)
-            begin, end = torch.searchsorted(parents, ends).tolist()
-            parents, octants = parents[begin:end] - first, octants[begin:end]
-        return feats.unflatten(1, (8, -1))[parents, octants]
+    def of_chunks(self, parts: Iterable[Tensor]) -> Tensor:
+        """All children's (M, c) out of the parents' (rows, 8 c), a chunk of the parents' grid at a time."""
+
+        def picked() -> Iterator[Tensor]:
+            for at, (part, (begin, end)) in enumerate(zip(parts, pairwise(self._ends), strict=True)):
+                slots = self._slots[begin:end] - at * self._chunk_slots
+                yield part.reshape(8 * len(part), -1).index_select(0, slots)
+
+        return stack_rows(picked(), self._ends[-1])
 
 
 class MergeBlock(nn.Module):

@@ -22,6 +22,8 @@ _AROUND_EDGE = (
     ((0, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 0)),
 )
 
+_CHUNK_ROWS = 1 << 18  # voxels whose quads are looked up at once
+
 
 def dual_vertices(coords: Tensor, vertex: Tensor, lower: Tensor, upper: Tensor, cells: Tensor) -> Tensor:
     """Surface vertices in space: (M, 3) float32.
@@ -38,10 +40,18 @@ def dual_faces(coords: Tensor, crossed: Tensor, weight: Tensor | None = None) ->
     coords: (M, 3). crossed: (M, 3) bool. weight: (M,) positive; a quad is split between the two opposite
     corners whose product is larger. Without weights always between the first and the third.
     """
-    voxel, axis = crossed.nonzero().unbind(1)
-    around = torch.tensor(_AROUND_EDGE, device=coords.device)
-    wanted = coords[voxel, None].long() + around[axis]
+    around = torch.tensor(_AROUND_EDGE, dtype=coords.dtype, device=coords.device)
     index = VoxelIndex(torch.nn.functional.pad(coords, (1, 0)))
+    parts = zip(coords.split(_CHUNK_ROWS), crossed.split(_CHUNK_ROWS), strict=True)
+    return torch.cat([_faces(index, at, flags, around, weight) for at, flags in parts])
+
+
+def _faces(
+    index: VoxelIndex, coords: Tensor, crossed: Tensor, around: Tensor, weight: Tensor | None
+) -> Tensor:
+    """The triangles whose flags are in these voxels. weight: of all voxels."""
+    voxel, axis = crossed.nonzero().unbind(1)
+    wanted = coords[voxel, None] + around[axis]
     quads = index.find(torch.nn.functional.pad(wanted.flatten(0, 1), (1, 0))).unflatten(0, (-1, 4))
     quads = quads[(quads >= 0).all(dim=1)]
     faces = quads[:, [0, 1, 2, 0, 2, 3]]

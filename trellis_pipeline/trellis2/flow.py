@@ -62,8 +62,11 @@ class FlowConfig:
         return cls(**{name: value for name, value in args.items() if name in known})
 
 
+_MLP_ROWS = 8192
+
+
 class FeedForward(nn.Module):
-    """Two layers around a GELU (tanh form)."""
+    """Two layers around a GELU (tanh form), some tokens at a time: what is between them is wide."""
 
     def __init__(self, channels: int, hidden: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -75,8 +78,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, L, C)."""
-        out: Tensor = self.mlp(x)
-        return out
+        parts = [self.mlp(part) for part in x.split(_MLP_ROWS, dim=1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class FlowBlock(nn.Module):
@@ -165,6 +168,6 @@ class SLatFlow(FlowTransformer):
         t: (B,), 1000 x time. cond: (B, M, cond_channels), or one (M_i, cond_channels) for each sample.
         Returns (N, out_channels) float32.
         """
-        lengths = coords[:, 0].bincount(minlength=len(t)).tolist()
+        lengths = coords[:, 0].cpu().bincount(minlength=len(t)).tolist()
         samples = zip(feats.split(lengths), coords[:, 1:].split(lengths), t, cond, strict=True)
         return torch.cat([self.velocity(x[None], at, when[None], c[None])[0] for x, at, when, c in samples])

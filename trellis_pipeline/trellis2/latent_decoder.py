@@ -6,6 +6,9 @@ those of the shape. Every prediction is a threshold, and one wrong sign is a hol
 limit on voxels.
 
 The torso may run in float16; the first and last layer and all norms are float32.
+
+Memory is what the last level costs: millions of voxels with 64 channels each. No layer follows its
+subdivision but the head, so what comes out of it goes through the head chunk by chunk and is never held.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from trellis_pipeline.errors import ConfigError
+from trellis_pipeline.errors import ConfigError, GenerationError
 from trellis_pipeline.trellis2.blocks import Children, ConvNeXtBlock, SubdivideBlock, plain_norm
-from trellis_pipeline.trellis2.voxels import Grid
+from trellis_pipeline.trellis2.voxels import Grid, chunk_rows_for, stack_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +96,76 @@ class LatentDecoder(nn.Module):
         """latent: (N, latent_channels) float32 on `grid`.
 
         subdivisions: those of a shape decoder, needed if this decoder does not predict its own.
-        Raises GenerationError where a level has no voxels or more than max_voxels.
+        Raises GenerationError where a level has no voxels or more than max_voxels, or where numbers are not
+        finite.
         """
-        h = self.from_latent(latent).to(self.dtype)
-        taken = []
+        h, grid = self._begin(latent, grid)
+        taken: list[Tensor] = []
+        raw = None
         for level in range(len(self.blocks)):
             h, subdivide = self._refine(level, h, grid)
-            if subdivide is not None:
-                exists = subdivide.subdivision(h) > 0 if subdivisions is None else subdivisions[level]
-                children = Children(grid, exists, max_voxels)
-                h, grid = subdivide(h, grid, children), children.grid
-                taken.append(exists)
-        raw = grid.by_rows(lambda x: self.output_layer(plain_norm(x.float(), eps=1e-5)), h)
+            if subdivide is None:
+                continue
+            given = None if subdivisions is None else subdivisions[level]
+            children = self._children(level, subdivide, h, grid, given, max_voxels)
+            taken.append(children.exists)
+            if self._nothing_follows(level + 1):
+                raw = stack_rows(map(self._head, subdivide.chunks(h, grid, children)), len(children.grid))
+            else:
+                h = subdivide(h, grid, children)
+            grid = children.grid
+        if raw is None:
+            raw = grid.by_rows(self._head, h)
+        if not bool(raw.isfinite().all()):
+            raise _not_finite("result")
         return Decoded(raw, grid.coords, tuple(taken))
 
     def upsample(self, latent: Tensor, grid: Grid, levels: int, max_voxels: int | None = None) -> Tensor:
         """Only where the voxels are after `levels` predicted subdivisions: (M, 4) int32."""
-        h = self.from_latent(latent).to(self.dtype)
+        h, grid = self._begin(latent, grid)
         for level in range(levels):
             h, subdivide = self._refine(level, h, grid)
             assert subdivide is not None
-            children = Children(grid, subdivide.subdivision(h) > 0, max_voxels)
+            children = self._children(level, subdivide, h, grid, None, max_voxels)
             if level + 1 < levels:
                 h = subdivide(h, grid, children)
             grid = children.grid
         return grid.coords
+
+    def _begin(self, latent: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        rows = min(grid.chunk_rows, self._chunk_rows(0, latent.device))
+        return self.from_latent(latent).to(self.dtype), Grid(grid.coords, rows)
+
+    def _children(
+        self,
+        level: int,
+        subdivide: SubdivideBlock,
+        h: Tensor,
+        grid: Grid,
+        exists: Tensor | None,
+        max_voxels: int | None,
+    ) -> Children:
+        """The voxels of the next level, by prediction unless it is said which exist."""
+        if exists is None:
+            logits = subdivide.subdivision(h)
+            if not bool(logits.isfinite().all()):
+                raise _not_finite(f"subdivision of level {level}")
+            exists = logits > 0
+        rows = self._chunk_rows(level + 1, h.device)
+        keep = not self._nothing_follows(level + 1)
+        return Children(grid, exists, max_voxels, rows, keep_pairs=keep)
+
+    def _chunk_rows(self, level: int, device: torch.device) -> int:
+        widths = [4 * self.config.model_channels[level]]
+        widths += [8 * width for width in self.config.model_channels[level + 1 : level + 2]]
+        return chunk_rows_for(max(widths), device)
+
+    def _nothing_follows(self, level: int) -> bool:
+        return len(cast("nn.ModuleList", self.blocks[level])) == 0
+
+    def _head(self, h: Tensor) -> Tensor:
+        out: Tensor = self.output_layer(plain_norm(h.float(), eps=1e-5))
+        return out
 
     def _refine(self, level: int, h: Tensor, grid: Grid) -> tuple[Tensor, SubdivideBlock | None]:
         """Features after a level's ConvNeXt blocks, and the block that ends it (the last level has none)."""
@@ -126,6 +174,13 @@ class LatentDecoder(nn.Module):
                 return h, block
             h = block(h, grid)
         return h, None
+
+
+def _not_finite(what: str) -> GenerationError:
+    return GenerationError(
+        f"the decoder's {what} is not finite: the weights or the precision are wrong; try another seed, or "
+        "float32"
+    )
 
 
 @dataclass(frozen=True, slots=True)

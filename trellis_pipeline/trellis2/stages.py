@@ -24,7 +24,7 @@ from trellis_pipeline.trellis2.sampler import (
     spread_sparse,
 )
 from trellis_pipeline.trellis2.structure_decoder import SparseStructureDecoder, occupied
-from trellis_pipeline.trellis2.voxels import Grid
+from trellis_pipeline.trellis2.voxels import Grid, distinct
 
 Watch = Callable[[int, int], None]
 """Called after every step with (done, of). Whatever it raises stops the generation between two steps."""
@@ -116,7 +116,7 @@ def refine_coords(
     while True:
         edge = resolution // VOXELS_PER_LATENT
         xyz = ((fine[:, 1:].float() + 0.5) / 512 * edge).int()
-        finer = torch.cat([fine[:, :1], xyz], dim=1).unique(dim=0)
+        finer = distinct(torch.cat([fine[:, :1], xyz], dim=1))
         if len(finer) < max_tokens or resolution <= 1024:
             return finer, resolution
         resolution -= 128
