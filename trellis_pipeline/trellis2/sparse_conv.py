@@ -26,9 +26,8 @@ def conv_chunks(feats: Tensor, grid: Grid, weight: Tensor, bias: Tensor) -> Iter
     A row is bias + sum over offsets d of weight[:, d + 1] @ feats at voxel + d, in feats' dtype.
     """
     matrices = weight.flatten(1, 3).permute(1, 2, 0)
-    if feats.device.type == "cpu":
-        # A CPU gains nothing from half precision products, and this saves rounding each of the 27.
-        matrices = matrices.float()
+    # A CPU gains nothing from half precision products, and this saves rounding each of the 27.
+    dtype = torch.float32 if feats.device.type == "cpu" else feats.dtype
     for pairs in grid.pairs:
         total = bias.float().expand(pairs.stop - pairs.start, -1).clone()
         # index_add_ is several times faster with 64-bit rows on CPU.
@@ -36,7 +35,7 @@ def conv_chunks(feats: Tensor, grid: Grid, weight: Tensor, bias: Tensor) -> Iter
         for offset, (begin, end) in enumerate(pairwise(pairs.bounds)):
             if begin < end:
                 gathered = feats.index_select(0, pairs.in_rows[begin:end])
-                part = gathered.to(matrices.dtype) @ matrices[offset]
+                part = gathered.to(dtype) @ matrices[offset].to(dtype)
                 total.index_add_(0, out_rows[begin:end], part.float())
         yield total.to(feats.dtype)
 

@@ -52,10 +52,15 @@ def load_network(
 
     Raises WeightsMissing if there is no such file, WeightsInvalid if it is not this network's.
     """
-    with torch.device("meta"):
-        network = build_network(class_name, args, dtype)
+    network = empty_network(class_name, args, dtype)
     fill(network, file, device)
-    return network.requires_grad_(False).eval()
+    return network
+
+
+def empty_network(class_name: str, args: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
+    """A network on the meta device, to be filled. Raises as `build_network`."""
+    with torch.device("meta"):
+        return build_network(class_name, args, dtype).requires_grad_(False).eval()
 
 
 def fill(network: nn.Module, file: Path, device: torch.device) -> None:
