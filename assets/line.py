@@ -49,6 +49,8 @@ _CHECK_TEXTS = {
 _NAMED_FAILURES = 20
 # A command that takes several Dagster runs names itself here, so that one `run_usd` covers all of them.
 SPENDING_RUN_TAG = "trellis/spending_run"
+# Which device a local generator takes in this run, where a machine has several.
+DEVICE_TAG = "trellis/device"
 
 
 class LineConfig(dg.Config):
@@ -89,6 +91,7 @@ def _line(settings: LineSettings) -> dg.AssetsDefinition:
         ],
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.multi_run(settings.products_per_run),
+        pool=settings.pool,
     )
     def line(
         context: dg.AssetExecutionContext,
@@ -102,7 +105,8 @@ def _line(settings: LineSettings) -> dg.AssetsDefinition:
         selected, upstream = _select(context, catalog)
         skus = config.products or _partition_keys(context)
         spending_run = context.run.tags.get(SPENDING_RUN_TAG, context.run.run_id)
-        opened = open_tools(settings, spending_run, store, generator, catalogs, ledger)
+        device = context.run.tags.get(DEVICE_TAG)
+        opened = open_tools(settings, spending_run, store, generator, catalogs, ledger, device)
         with opened as tools, event_log_kept_open(context):
             items = _items(skus, config.attempts, tools)
             # Closed before the tools are: a run stopped from outside ends its work first.

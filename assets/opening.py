@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from assets.tools import LineTools
 from assets.workers import WorkerPool
@@ -16,6 +16,7 @@ from resources.ledger import LedgerResource
 from resources.store import ArtifactStoreResource
 from trellis_pipeline.config import CatalogSettings, Settings
 from trellis_pipeline.errors import BlobMissing, ConfigError, ProductError
+from trellis_pipeline.generation.generator import Closable
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
@@ -27,13 +28,7 @@ if TYPE_CHECKING:
 # How long a provider may take to bring a file that it was allowed to upload.
 _SLOT_SECONDS = 6 * 3600
 
-
-@runtime_checkable
-class Closable(Protocol):
-    """A generator with connections of its own."""
-
-    async def aclose(self) -> None:
-        """Close them, in the event loop that used them."""
+GPU_POOL = "trellis_gpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +58,11 @@ class LineSettings:
         """How many products are on the line at once."""
         return self.settings.run.in_flight
 
+    @property
+    def pool(self) -> str | None:
+        """The Dagster pool of the line's step: limits how many runs wait for this machine's devices."""
+        return GPU_POOL if self.settings.generation.generator == "local" else None
+
     def profile(self) -> Profile:
         """The limits that gate this catalog."""
         from trellis_pipeline.quality.profiles import Profile
@@ -86,8 +86,12 @@ def open_tools(
     generator: GeneratorResource,
     catalogs: CatalogResource,
     ledger: LedgerResource,
+    device: str | None = None,
 ) -> Iterator[LineTools]:
-    """Open what the stages need. Raises ConfigError or StorageUnavailable before any product is touched."""
+    """Open what the stages need. device: for a local generator, instead of the configured one.
+
+    Raises ConfigError or StorageUnavailable before any product is touched.
+    """
     import httpx
 
     from trellis_pipeline.imagery.fetch import Fetched, FetchLimits, fetch_if_changed
@@ -123,7 +127,7 @@ def open_tools(
         with ledger.open(alerts.put) as books:
             shelf = store.open()
             new_slot = store.new_slot(_SLOT_SECONDS) if generator.upload_to_store else None
-            maker = generator.open(workers.run, new_slot)
+            maker = generator.open(workers.run, new_slot, device)
             till = Till(
                 maker,
                 Journal(books),
@@ -131,6 +135,8 @@ def open_tools(
                 ledger.budgets,
                 retries=generator.retries,
                 webhooks_url=generator.webhooks_url,
+                prices=generator.prices(),
+                expected_seconds=generator.expected_seconds(),
             )
             yield LineTools(
                 catalog=line.name,

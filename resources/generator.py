@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.generation.generator import Generator
-from trellis_pipeline.generation.request import GenerationRequest, build_request
+from trellis_pipeline.generation.request import TRELLIS_2, GenerationRequest, build_request
+from trellis_pipeline.purchasing.published import PUBLISHED_SECONDS
 
 if TYPE_CHECKING:
+    from trellis_pipeline.config import Settings
+    from trellis_pipeline.costs.price_book import PriceBook
     from trellis_pipeline.generation.runware.options import RunwareOptions, UploadSlot
 
-NAMES = ("draft", "runware")
+NAMES = ("draft", "runware", "local")
+
+# The published seconds are an H100's; a card that somebody has at hand is slower.
+_CAUTION = 10.0
 
 NewSlot = Callable[[str], "UploadSlot"]
 
 
 class GeneratorResource(dg.ConfigurableResource[Generator]):
-    """name: `draft` (a blockout from the silhouette, on the CPU, free) or `runware` (bought).
+    """name: `draft` (a blockout from the silhouette, on the CPU, free), `runware` (bought) or `local`
+    (TRELLIS.2 on this machine).
 
     seed, results and settings: the request every product gets unless its catalog row says otherwise.
     retries: further purchases after a task that failed. webhooks_url: where the provider reaches us.
     upload_to_store: let the provider bring each model to the bucket.
     runware: options of the provider's client; the API key is not among them, since Dagster shows what stands
-    here, and is read from the environment when the generator is opened.
+    here, and is read from the environment when the generator is opened. local: options of the generator on
+    this machine.
     """
 
     name: str = "draft"
@@ -37,14 +46,22 @@ class GeneratorResource(dg.ConfigurableResource[Generator]):
     webhooks_url: str | None = None
     upload_to_store: bool = False
     runware: dict[str, Any] = {}
+    local: dict[str, Any] = {}
 
-    def open(self, run_cpu: Callable[..., Awaitable[Any]], new_slot: NewSlot | None = None) -> Generator:
+    def open(
+        self,
+        run_cpu: Callable[..., Awaitable[Any]],
+        new_slot: NewSlot | None = None,
+        device: str | None = None,
+    ) -> Generator:
         """The generator. Where it has an `aclose`, that is to be awaited in the event loop that used it.
 
         run_cpu: calls a top-level function in a worker process. new_slot: makes a place in the store for a
-        task's file, for providers that upload by themselves.
+        task's file, for providers that upload by themselves. device: for a local generator, instead of the
+        configured one.
 
-        Raises ConfigError for a name that is not known, or where the API key is missing.
+        Raises ConfigError for a name that is not known, or where the API key, the weights or the device are
+        missing.
         """
         if self.name == "draft":
             from trellis_pipeline.generation.draft_generator import DraftGenerator
@@ -54,12 +71,50 @@ class GeneratorResource(dg.ConfigurableResource[Generator]):
             from trellis_pipeline.generation.runware.generator import RunwareGenerator
 
             return RunwareGenerator(runware_options(self.runware, new_slot))
+        if self.name == "local":
+            from trellis_pipeline.generation.local.generator import LocalGenerator
+            from trellis_pipeline.generation.local.options import local_options
+
+            return LocalGenerator(local_options(self.local, device=device), run_cpu)
         raise ConfigError(f"generator {self.name!r} is not known; known are {', '.join(NAMES)}")
+
+    def prices(self) -> PriceBook:
+        """The price book, with the user's own price of time where models are made here."""
+        from trellis_pipeline.costs.price_book import load_price_book
+
+        book, usd = load_price_book(), self.local.get("usd_per_gpu_second")
+        if self.name != "local" or usd is None:
+            return book
+        return book.with_gpu_second(self.name, Decimal(str(usd)))
+
+    def expected_seconds(self) -> dict[int, float]:
+        """Of one model by resolution, for the first reservations of a generator that is paid by time."""
+        own = self.local.get("expected_seconds")
+        return {
+            resolution: own or _CAUTION * seconds
+            for (model, resolution), seconds in PUBLISHED_SECONDS.items()
+            if model == TRELLIS_2 and resolution is not None
+        }
 
     def request(self, *overrides: Mapping[str, object]) -> GenerationRequest:
         """The validated request, later overrides winning. Raises ConfigError."""
         base = {"seed": self.seed, "numberResults": self.results, "settings": self.settings}
         return build_request(base, *overrides)
+
+
+def generator_of(settings: Settings) -> GeneratorResource:
+    """The generator that is configured."""
+    return GeneratorResource(
+        name=settings.generation.generator,
+        seed=settings.generation.seed,
+        results=settings.generation.results,
+        retries=settings.generation.retries,
+        settings=settings.generation.settings,
+        webhooks_url=settings.webhooks.public_url,
+        upload_to_store=settings.runware.upload_to_store,
+        runware=settings.runware.client_options(),
+        local=settings.local.generator_options(),
+    )
 
 
 def runware_options(chosen: Mapping[str, Any], new_slot: NewSlot | None = None) -> RunwareOptions:

@@ -12,16 +12,16 @@ ROOT = Path(__file__).parents[1]
 # From the top floor down; a module may import from its own floor's package or from floors below.
 FLOORS = (
     {"cli"},
-    {"cli_care", "cli_costs", "cli_serve"},
+    {"cli_care", "cli_costs", "cli_generate", "cli_serve", "cli_weights"},
     {"cli_common"},
     {"definitions"},
     {"automation"},
     {"assets"},
     {"resources"},
-    {"purchasing", "service", "review"},
+    {"purchasing", "service", "review", "weights"},
     {"generation"},
     {"quality", "catalog", "imagery", "storage", "costs", "config"},
-    {"mesh", "trellis2", "config_purchasing"},
+    {"mesh", "trellis2", "config_local", "config_purchasing"},
     {"errors"},
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -27,6 +27,7 @@ from trellis_pipeline.cli_common import (
     with_catalog,
 )
 from trellis_pipeline.cli_costs import costs_app
+from trellis_pipeline.cli_generate import generate
 from trellis_pipeline.cli_serve import serve, webhooks
 from trellis_pipeline.errors import ConfigError
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     help="Product photos to shop-ready GLB models, with lineage, QA and an exact cost for each.",
 )
 app.add_typer(costs_app, name="costs")
+app.command()(generate)
 app.command()(serve)
 app.command()(webhooks)
 app.command()(doctor)

@@ -21,7 +21,7 @@ BudgetOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option(help="The folder that `run --output` was given, or is to be made.")
 ]
-GeneratorOption = Annotated[str | None, typer.Option(help="Generator to use: draft or runware.")]
+GeneratorOption = Annotated[str | None, typer.Option(help="Generator to use: draft, runware or local.")]
 BaseUrlOption = Annotated[
     str | None, typer.Option("--base-url", help="API to buy from, e.g. http://127.0.0.1:8765/v1.")
 ]

@@ -11,7 +11,7 @@ from trellis_pipeline.cli_common import ConfigOption, guarded, settings_for
 
 
 def serve(
-    generator: Annotated[str, typer.Option(help="What makes the models: draft.")] = "draft",
+    generator: Annotated[str, typer.Option(help="What makes the models: draft or local.")] = "draft",
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder for its queue, files and billing log.")] = None,
@@ -21,12 +21,14 @@ def serve(
 
     def work() -> int:
         from assets.workers import WorkerPool
-        from resources.generator import GeneratorResource
+        from resources.generator import generator_of
         from trellis_pipeline.errors import ConfigError
         from trellis_pipeline.service.options import ServiceOptions
         from trellis_pipeline.service.serve import serve as serve_forever
 
-        settings = settings_for(config, service={"host": host, "port": port})
+        settings = settings_for(
+            config, service={"host": host, "port": port}, generation={"generator": generator}
+        )
         if generator == "runware":
             raise ConfigError("serve sells what this machine makes; runware is bought: use `run` for that")
         chosen = settings.service
@@ -43,7 +45,7 @@ def serve(
         )
         workers = WorkerPool(settings.run.workers)
         try:
-            maker = GeneratorResource(name=generator).open(workers.run)
+            maker = generator_of(settings).open(workers.run)
             typer.echo(
                 f"3dInference API on http://{chosen.host}:{chosen.port}/v1, made by {generator}", err=True
             )

@@ -25,6 +25,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from trellis_pipeline.config_local import LocalSettings
 from trellis_pipeline.config_purchasing import (
     AlertSettings,
     RunwareSettings,
@@ -103,7 +104,7 @@ class GenerationSection(BaseModel):
     """
 
     model_config = _STRICT
-    generator: Literal["draft", "runware"] = "draft"
+    generator: Literal["draft", "runware", "local"] = "draft"
     seed: int = 42
     results: Annotated[int, Field(ge=1, le=4)] = 1
     retries: Annotated[int, Field(ge=0, le=5)] = 1
@@ -221,6 +222,7 @@ class Settings(BaseSettings):
     budget: BudgetSettings = BudgetSettings()
     alerts: AlertSettings = AlertSettings()
     runware: RunwareSettings = RunwareSettings()
+    local: LocalSettings = LocalSettings()
     service: ServiceSettings = ServiceSettings()
     webhooks: WebhookSettings = WebhookSettings()
     automation: AutomationSettings = AutomationSettings()

@@ -11,7 +11,7 @@ from assets.opening import LineSettings
 from assets.product_catalog import build_product_catalog
 from assets.quality_report import build_quality_report
 from resources.catalog import CatalogResource
-from resources.generator import GeneratorResource
+from resources.generator import GeneratorResource, generator_of
 from resources.ledger import LedgerResource
 from resources.progress import ProgressResource
 from resources.store import ArtifactStoreResource
@@ -44,17 +44,7 @@ def build_definitions(
         resources={
             "store": store,
             "catalogs": CatalogResource(store=store),
-            "generator": generator
-            or GeneratorResource(
-                name=settings.generation.generator,
-                seed=settings.generation.seed,
-                results=settings.generation.results,
-                retries=settings.generation.retries,
-                settings=settings.generation.settings,
-                webhooks_url=settings.webhooks.public_url,
-                upload_to_store=settings.runware.upload_to_store,
-                runware=settings.runware.client_options(),
-            ),
+            "generator": generator or generator_of(settings),
             "ledger": LedgerResource(
                 SecretStr(settings.ledger_url),
                 Budgets(**dict(settings.budget)),

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,12 @@ class CatalogError(TrellisError):
 
 
 class ProductError(TrellisError):
-    """One product failed. The run records it, goes on with the others and lists it at the end."""
+    """One product failed. The run records it, goes on with the others and lists it at the end.
+
+    cost_usd: what was spent on it all the same, where the generator knows (time on the user's own GPU).
+    """
+
+    cost_usd: Decimal = Decimal(0)
 
 
 class SourceImageError(ProductError):

@@ -70,6 +70,22 @@ MEANINGS = {
     "stands for every subdomain.",
     "runware.upload_to_store": "Let the provider upload each model to the `s3://` storage by itself, where "
     "it is verified; its URL is used where the upload does not come.",
+    "local.weights": "The folder that `trellis-pipeline weights fetch` fills.",
+    "local.image_encoder": "Folder of the DINOv3 checkpoint, where it is elsewhere.",
+    "local.device": "`auto` (CUDA, else MPS, else the CPU), `cpu`, `mps`, `cuda` or `cuda:1`. A run's tag "
+    "`trellis/device` wins.",
+    "local.precision": "Of the flow networks. `auto`: bfloat16 where the device computes it well.",
+    "local.plan": "Where networks wait for their next use: on the `device`, in the `host`'s memory, or on "
+    "`disk`. `auto`: the first that fits.",
+    "local.compile": "Run the networks through torch.compile: slower to begin, faster afterwards.",
+    "local.retry_smaller": "Where the device's memory does not suffice, try once more with a smaller plan.",
+    "local.max_tokens": "Voxels that a flow may attend over; 1536 gives way down to 1024 before it is passed.",
+    "local.usd_per_gpu_second": "What the machine costs while it makes a model. Needed; 0 counts it as free.",
+    "local.expected_seconds": "Of one model, for the first reservations. Unset: ten times what is published "
+    "for an H100.",
+    "local.original_remesh": "Remesh as the original exporter does: a double-walled skin.",
+    "local.normal_map": "Bake a normal map from the surface before simplification.",
+    "local.occlusion_rays": "Bake ambient occlusion with so many rays a vertex; 0 leaves it out.",
     "service.host": "Address that `trellis-pipeline serve` listens on.",
     "service.port": "Its port.",
     "service.api_key_hashes": "sha256 (hex) of each key that is let in. None: this machine only, any key.",

@@ -57,6 +57,7 @@ class FarGenerator:
     identity = GeneratorIdentity("runware", "microsoft:trellis-2@4b", "1")
     paid = True
     builds_to_size = False
+    at_once = None
 
     def __init__(self, provider: FarProvider) -> None:
         self.provider = provider

@@ -43,6 +43,7 @@ class SeedGenerator:
     identity = GeneratorIdentity("draft", "seed", "1")
     paid = False
     builds_to_size = False
+    at_once = None
 
     async def generate(self, request, image, progress=no_progress):
         return [GeneratedModel(small_glb(f"seed {request.seed}"), request.seed, Decimal(0), 0.0)]

@@ -102,6 +102,7 @@ class InstantGenerator:
     """Returns a box at once. `billed` is its billing log: one entry for each generation it made."""
 
     builds_to_size = False
+    at_once = None
 
     def __init__(self, *, paid: bool = False, cost: str = "0", refuse: frozenset[int] = frozenset()) -> None:
         self.identity = GeneratorIdentity("instant", "box", "1")
@@ -132,5 +133,5 @@ class InstantGeneratorResource(GeneratorResource):
         cls._instances[id(generator)] = generator
         return cls(key=id(generator), **settings)
 
-    def open(self, run_cpu: Any, new_slot: Any = None) -> InstantGenerator:
+    def open(self, run_cpu: Any, new_slot: Any = None, device: Any = None) -> InstantGenerator:
         return self._instances[self.key]

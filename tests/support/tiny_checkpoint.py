@@ -63,6 +63,7 @@ MODELS = {
         {"out_channels": 6, "pred_subdiv": False, **DECODER},
     ),
 }
+SHEETS_BIAS = -0.75
 ENCODER_ARGS = {
     "hidden_size": 24,
     "intermediate_size": 48,
@@ -73,8 +74,14 @@ ENCODER_ARGS = {
 }
 
 
-def random_weights(class_name: str, args: dict, seed: int) -> dict[str, torch.Tensor]:
-    """Random, but so that a few coarse voxels exist and each has a few children."""
+def random_weights(
+    class_name: str, args: dict, seed: int, *, sheets: bool = False
+) -> dict[str, torch.Tensor]:
+    """Random, but so that a few coarse voxels exist and each has a few children.
+
+    sheets: each of them has the half of its children that lie side by side, all with a crossing, so that the
+    shape is made of level sheets that can be seen.
+    """
     import torch
 
     from trellis_pipeline.trellis2.weights import build_network
@@ -88,27 +95,34 @@ def random_weights(class_name: str, args: dict, seed: int) -> dict[str, torch.Te
             values.fill_(-0.6)
         elif name.endswith("to_subdiv.bias"):
             values.copy_(torch.tensor([0.5, -1.0, -1.0, -1.0, -1.0, -1.0, 0.2, -1.0]))
+        if sheets and name == "out_layer.2.bias":
+            values.fill_(SHEETS_BIAS)
+        if sheets and ".to_subdiv." in name:
+            values.copy_(torch.tensor([1.0, 1, 1, 1, -1, -1, -1, -1]) if name.endswith("bias") else 0 * values)
+        if sheets and class_name == "FlexiDualGridVaeDecoder" and name.startswith("output_layer."):
+            values[3:6] = torch.tensor([-1.0, -1.0, 1.0]) if name.endswith("bias") else 0.0
     return {name: values.clone() for name, values in state.items()}
 
 
-def write_network(stem: Path, class_name: str, args: dict, seed: int) -> None:
+def write_network(stem: Path, class_name: str, args: dict, seed: int, *, sheets: bool) -> None:
     import torch
     from safetensors.torch import save_file
 
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_name(stem.name + ".json").write_text(json.dumps({"name": class_name, "args": args}))
-    state = random_weights(class_name, args, seed)
+    state = random_weights(class_name, args, seed, sheets=sheets)
     if class_name.endswith("FlowModel"):
         state = {name: values.to(torch.bfloat16) for name, values in state.items()}
     save_file(state, stem.with_name(stem.name + ".safetensors"))
 
 
-def write_checkpoint(root: Path) -> Path:
-    """Into an empty folder, which is given back."""
+def write_checkpoint(root: Path, *, sheets: bool = False) -> Path:
+    """Into an empty folder, which is given back. sheets: see `random_weights`."""
     from safetensors.torch import save_file
 
     for seed, (path, class_name, args) in enumerate(MODELS.values()):
-        write_network(root / (path if path.startswith(OLDER) else f"{MAIN}/{path}"), class_name, args, seed)
+        stem = root / (path if path.startswith(OLDER) else f"{MAIN}/{path}")
+        write_network(stem, class_name, args, seed, sheets=sheets)
     encoder = root / ENCODER
     encoder.mkdir(parents=True)
     encoder.joinpath("config.json").write_text(json.dumps({"model_type": "dinov3_vit", **ENCODER_ARGS}))

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from assets.opening import Closable
 from assets.workers import WorkerPool
 from trellis_pipeline.config import Settings
 from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import ConfigError
+from trellis_pipeline.generation.generator import Closable
 from trellis_pipeline.purchasing.journal import Intent, Journal
 from trellis_pipeline.purchasing.leftovers import Ended, finish_leftovers
 from trellis_pipeline.purchasing.till import Till

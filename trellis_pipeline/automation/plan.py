@@ -306,6 +306,8 @@ def _scopes(tools: LineTools) -> tuple[ScopeState, ...]:
 
 def _at_once(line: LineSettings, tools: LineTools) -> int:
     """How many generations run side by side: remote ones as products are on the line, others as cores."""
+    if tools.generator.at_once is not None:
+        return min(line.in_flight, tools.generator.at_once)
     if is_remote(tools.generator) or tools.generator.paid:
         return line.in_flight
     return min(line.in_flight, line.settings.run.workers or cpu_count() or 1)

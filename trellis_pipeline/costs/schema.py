@@ -174,6 +174,15 @@ intents = Table(
 )
 Index("intents_by_state", intents.c.state)
 
+# Where a generation's time went, where it was made on the user's own machine; written with its settlement.
+stage_seconds = Table(
+    "stage_seconds",
+    metadata,
+    Column("reservation_id", Text, primary_key=True),
+    Column("stage", Text, primary_key=True),
+    Column("seconds", Float, nullable=False),
+)
+
 # The kill switch: a row means that spending is paused.
 switches = Table(
     "switches",

@@ -29,6 +29,7 @@ class DraftGenerator:
     identity = GeneratorIdentity("draft", "silhouette-blockout", BUILD)
     paid = False
     builds_to_size = True
+    at_once = None
 
     def __init__(self, run_cpu: Callable[..., Awaitable[Any]]) -> None:
         self._run_cpu = run_cpu

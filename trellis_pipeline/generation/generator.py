@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trellis_pipeline.generation.request import GenerationRequest
 
@@ -57,7 +57,8 @@ class GeneratedModel:
     number to the letter, for the ledger. seconds: generation time as the generator measured it. result_id:
     the provider's name for this file, "" where it has none. provenance: JSON-able facts for the birth
     certificate; `results_lost` in it lists results of the same task that are billed and whose files are gone,
-    each with `result_uuid` and `cost_usd` as text.
+    each with `result_uuid` and `cost_usd` as text. stage_seconds: where the time went, by name, for
+    a generator whose cost is its time; empty for others.
     """
 
     glb: bytes
@@ -67,6 +68,7 @@ class GeneratedModel:
     raw_cost_text: str = ""
     result_id: str = ""
     provenance: Mapping[str, object] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Generator(Protocol):
@@ -83,6 +85,10 @@ class Generator(Protocol):
     @property
     def builds_to_size(self) -> bool:
         """True when the catalog's dimensions shape the result; others are scaled afterwards."""
+
+    @property
+    def at_once(self) -> int | None:
+        """How many models are made side by side, however many are asked for; None: as the caller likes."""
 
     async def generate(
         self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
@@ -125,3 +131,11 @@ class RemoteGenerator(Generator, Protocol):
         at once. Raises TaskFailed or ProviderRejected as the task's verdict, ResultLost where its files are
         gone, OutcomeUnknown where it is still not done at the deadline.
         """
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A generator with connections or threads of its own."""
+
+    async def aclose(self) -> None:
+        """Close them, in the event loop that used them."""

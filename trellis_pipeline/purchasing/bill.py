@@ -6,8 +6,8 @@ free because somebody forgot to say what it costs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 
 from trellis_pipeline.costs.money import NANO, ZERO
@@ -18,12 +18,16 @@ NO_PRICE = "the provider named no price"
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """amount: USD. source: one of `costs.events.SOURCES`. raw_cost_text: the provider's numbers, verbatim."""
+    """amount: USD. source: one of `costs.events.SOURCES`. raw_cost_text: the provider's numbers, verbatim.
+
+    stage_seconds: where the time went, where time is what was paid for.
+    """
 
     amount: Decimal
     source: str
     raw_cost_text: str = ""
     cause: str = ""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def bill_for(made: Sequence[GeneratedModel], reserved: Decimal, asked: int) -> Bill:
@@ -38,7 +42,22 @@ def bill_for(made: Sequence[GeneratedModel], reserved: Decimal, asked: int) -> B
     if unknown:
         share = (reserved * unknown / max(asked, len(costs))).quantize(NANO, rounding=ROUND_CEILING)
         return Bill(known + share, "estimate", raw, NO_PRICE)
+    stages = _stages(made)
+    if stages:
+        return Bill(known, "gpu_time", stage_seconds=stages)
     return Bill(known, "provider_cost" if raw else "price_list", raw)
+
+
+def bill_for_nothing(error: BaseException) -> Bill | None:
+    """The bill for a generation that failed on the user's own machine; None where that cost nothing."""
+    spent = getattr(error, "cost_usd", ZERO)
+    return Bill(spent, "gpu_time", cause=type(error).__name__) if spent > 0 else None
+
+
+def _stages(made: Sequence[GeneratedModel]) -> dict[str, float]:
+    """Seconds by stage, over all results."""
+    names = dict.fromkeys(name for model in made for name in model.stage_seconds)
+    return {name: sum(model.stage_seconds.get(name, 0.0) for model in made) for name in names}
 
 
 def _lost(made: Sequence[GeneratedModel]) -> list[tuple[Decimal | None, str]]:

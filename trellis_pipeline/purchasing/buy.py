@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.errors import ConfigError, OutcomeUnknown, ResultLost, TaskFailed, TrellisError
 from trellis_pipeline.generation.generator import GeneratedModel
-from trellis_pipeline.purchasing.bill import bill_for
+from trellis_pipeline.purchasing.bill import bill_for, bill_for_nothing
 from trellis_pipeline.purchasing.errand import NothingBought, run_errand
 from trellis_pipeline.purchasing.generations import (
     Choice,
@@ -197,6 +197,8 @@ async def _carry_out(
         # No await from here on: Ctrl-C may have ended the event loop's patience already.
         if is_remote(till.generator) or getattr(error, "billable", False):
             till.journal.let_go(intent)
+        elif (spent := bill_for_nothing(error)) is not None:
+            settle(till, intent, spent, 0.0, "failed")
         else:
             cause = type(error).__name__ if isinstance(error, TrellisError) else "interrupted"
             release(till, intent, cause)

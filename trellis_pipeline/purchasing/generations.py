@@ -182,6 +182,7 @@ def _certificate(order: Order, generator: str, purchase: Purchase) -> dict[str, 
         "cost_usd": str(purchase.bill.amount),
         "cost_source": purchase.bill.source,
         "raw_cost_text": purchase.bill.raw_cost_text,
+        "stage_seconds": {name: round(spent, 6) for name, spent in purchase.bill.stage_seconds.items()},
         "seconds": round(purchase.seconds, 6),
         "provenance": dict(purchase.provenance),
         "results": [
@@ -204,7 +205,10 @@ def _purchase(found: Mapping[str, Any]) -> Purchase:
         glb=BlobRef(**found["glb"]),
         seed=found["seed"],
         bill=Bill(
-            Decimal(found["cost_usd"]), found.get("cost_source", "price_list"), found.get("raw_cost_text", "")
+            Decimal(found["cost_usd"]),
+            found.get("cost_source", "price_list"),
+            found.get("raw_cost_text", ""),
+            stage_seconds=found.get("stage_seconds", {}),
         ),
         seconds=found["seconds"],
         reused=True,

@@ -16,8 +16,8 @@ from sqlalchemy import select
 
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.schema import scope_totals
-from trellis_pipeline.generation.request import TRELLIS_2
 from trellis_pipeline.purchasing.generations import Order, certificate_path, find_generation
+from trellis_pipeline.purchasing.published import PUBLISHED_SECONDS
 from trellis_pipeline.purchasing.quote import Terms
 from trellis_pipeline.purchasing.till import Till, estimate_for
 
@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 # From this many orders on, listing all certificates takes fewer requests than asking for each.
 LISTED_FROM = 200
 _THREADS = 32
-
-# Seconds of one generation where there is no history yet, by model and resolution (None: any). TRELLIS.2's
-# README states the first three, for one H100; a provider's queue comes on top. The draft's is our own
-# measurement on one core.
-PUBLISHED_SECONDS: dict[tuple[str, int | None], float] = {
-    (TRELLIS_2, 512): 3.0,
-    (TRELLIS_2, 1024): 17.0,
-    (TRELLIS_2, 1536): 60.0,
-    ("silhouette-blockout", None): 1.7,
-}
 
 
 def bought(store: ArtifactStore, orders: Sequence[Order]) -> set[str]:

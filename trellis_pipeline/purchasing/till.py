@@ -6,16 +6,19 @@ stories.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeGuard
 
+from sqlalchemy import Connection
+
+from trellis_pipeline.costs import stage_seconds
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
 from trellis_pipeline.costs.estimates import Estimate, reservation_estimate
 from trellis_pipeline.costs.money import ZERO
-from trellis_pipeline.costs.price_book import load_price_book
+from trellis_pipeline.costs.price_book import PriceBook, load_price_book
 from trellis_pipeline.errors import LedgerError
 from trellis_pipeline.generation.generator import GeneratedModel, Generator, RemoteGenerator
 from trellis_pipeline.purchasing.bill import Bill, bill_for, bill_for_lost
@@ -29,7 +32,8 @@ class Till:
     """What buying needs, the same for all orders of a run.
 
     retries: further purchases after the provider accepted a task and failed it. webhooks_url: where the
-    provider reaches our webhook endpoint; None where it is only polled.
+    provider reaches our webhook endpoint; None where it is only polled. prices: None is the price book that
+    comes with the package. expected_seconds: of one result by resolution, where time is what is paid for.
     """
 
     generator: Generator
@@ -38,6 +42,8 @@ class Till:
     budgets: Budgets
     retries: int = 1
     webhooks_url: str | None = None
+    prices: PriceBook | None = None
+    expected_seconds: Mapping[int, float] = field(default_factory=dict)
 
 
 def scope_of(order: Order, generator: Generator) -> SpendScope:
@@ -64,7 +70,7 @@ def estimate_for(order: Order, till: Till) -> Estimate:
     request = order.request
     return reservation_estimate(
         till.journal.ledger,
-        load_price_book(),
+        till.prices or load_price_book(),
         generator=till.generator.identity.name,
         model=till.generator.identity.model,
         preset=request.preset,
@@ -72,6 +78,7 @@ def estimate_for(order: Order, till: Till) -> Estimate:
         on=datetime.now(UTC).date(),
         results=request.numberResults,
         single_preset=request.model_copy(update={"numberResults": 1}).preset,
+        expected_seconds=till.expected_seconds.get(request.settings.resolution, 0.0),
     )
 
 
@@ -85,6 +92,12 @@ def settle(till: Till, intent: Intent, bill: Bill, seconds: float, state: State 
     """Book what it did cost and close the intent, in one transaction; nothing if somebody did so before."""
     journal = till.journal
     reservation = journal.ledger.find(intent.task_uuid)
+    close = journal.closing(intent, state, bill.cause)
+
+    def also(connection: Connection) -> None:
+        close(connection)
+        stage_seconds.record(connection, intent.task_uuid, bill.stage_seconds)
+
     try:
         if reservation is not None:
             journal.ledger.settle(
@@ -95,7 +108,7 @@ def settle(till: Till, intent: Intent, bill: Bill, seconds: float, state: State 
                 seconds=seconds,
                 cause=bill.cause,
                 budgets=till.budgets,
-                also=journal.closing(intent, state, bill.cause),
+                also=also,
             )
     except LedgerError:
         # We were thought dead and somebody went on in our place: the books have it, once.

@@ -62,6 +62,11 @@ class SlowGenerator:
         """The inner one's."""
         return self._inner.builds_to_size
 
+    @property
+    def at_once(self) -> int | None:
+        """The inner one's."""
+        return self._inner.at_once
+
     async def generate(
         self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
     ) -> Sequence[GeneratedModel]:

@@ -15,7 +15,12 @@ from sqlalchemy import Connection, Engine, inspect, text
 from trellis_pipeline.errors import LedgerError
 
 VERSION_TABLE = "trellis_ledger_version"
-REVISIONS = ("0001", "0002", "0003")  # in order; the last one is what this version of the library works with
+REVISIONS = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+)  # in order; the last one is what this version of the library works with
 _MIGRATION_LOCK = 7210315  # any number that nothing else in the database uses for an advisory lock
 _alone = threading.Lock()  # what Alembic works on is global in its process
 

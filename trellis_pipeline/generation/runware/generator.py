@@ -55,6 +55,7 @@ class RunwareGenerator:
     identity = GeneratorIdentity("runware", TRELLIS_2, BUILD)
     paid = True
     builds_to_size = False
+    at_once = None
 
     def __init__(self, options: RunwareOptions) -> None:
         self.options = options

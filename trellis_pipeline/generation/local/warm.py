@@ -1,0 +1,177 @@
+"""One checkpoint on one device, loaded once and kept warm for as long as the process lives.
+
+Loading takes longer than making a model, so whoever needs the same networks in this process shares them: the
+products of a chunk, the runs of a service. A device makes one model at a time, also for several processes:
+two that share its memory would both be slower, or both fail.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trellis_pipeline.generation.local.options import LocalOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from trellis_pipeline.trellis2.machine import Machine
+    from trellis_pipeline.trellis2.pipeline import GenerationSettings, VoxelModel, Watch
+    from trellis_pipeline.trellis2.repository import Repository
+    from trellis_pipeline.trellis2.resident import ResidentNetworks
+
+_TURN_LOOK_SECONDS = 0.25
+
+
+class Stopped(Exception):
+    """The caller lost interest, and the work ended between two steps."""
+
+
+@dataclass(slots=True)
+class Busy:
+    """Seconds that the device has been busy for one generation, also if it failed.
+
+    load_seconds: bringing networks to the device. generate_seconds: everything else.
+    """
+
+    load_seconds: float = 0.0
+    generate_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Both together."""
+        return self.load_seconds + self.generate_seconds
+
+
+class WarmModel:
+    """Makes one model after the other. Safe for many threads: each waits for its turn."""
+
+    def __init__(self, repository: Repository, machine: Machine, options: LocalOptions) -> None:
+        self.repository = repository
+        self.machine = machine
+        self._options = options
+        self._networks: ResidentNetworks | None = None
+        self._turn = threading.Lock()
+
+    @property
+    def usual(self) -> GenerationSettings:
+        """How to sample, as the checkpoint's description says."""
+        return self.repository.settings
+
+    @property
+    def plan(self) -> str:
+        """The memory plan in force; "" before the first model."""
+        return "" if self._networks is None else self._networks.plan
+
+    def generate(
+        self,
+        photo: Image.Image,
+        *,
+        mode: str,
+        seed: int,
+        settings: GenerationSettings,
+        watch: Watch,
+        stopped: Callable[[], bool],
+        busy: Busy,
+    ) -> VoxelModel:
+        """Wait for the device and make one model. Blocks; call it in a thread.
+
+        stopped: asked between steps. busy: is filled in, whatever happens.
+
+        Raises Stopped, what `trellis2.pipeline.generate` raises, and ConfigError where the device has no
+        memory for any plan.
+        """
+        from trellis_pipeline.trellis2.pipeline import generate
+
+        def look(stage: str, done: int, of: int) -> None:
+            if stopped():
+                raise Stopped
+            watch(stage, done, of)
+
+        with self._turn, device_turn(self.machine.device, stopped):
+            networks = self._networks_for(mode)
+            began, loaded = time.perf_counter(), networks.seconds_loading
+            try:
+                model: VoxelModel = generate(
+                    networks,
+                    photo,
+                    mode=mode,
+                    seed=seed,
+                    settings=settings,
+                    watch=look,
+                    retry_smaller=self._options.retry_smaller,
+                )
+                return model
+            finally:
+                busy.load_seconds = networks.seconds_loading - loaded
+                busy.generate_seconds = time.perf_counter() - began - busy.load_seconds
+
+    def _networks_for(self, mode: str) -> ResidentNetworks:
+        if self._networks is None:
+            import torch
+
+            from trellis_pipeline.trellis2.machine import choose_plan
+            from trellis_pipeline.trellis2.resident import Precision, ResidentNetworks
+
+            options, machine = self._options, self.machine
+            plan = choose_plan(machine, mode) if options.plan == "auto" else options.plan
+            self._networks = ResidentNetworks(
+                self.repository,
+                torch.device(machine.device),
+                plan=plan,
+                precision=Precision(
+                    getattr(torch, machine.flow_dtype), getattr(torch, machine.decoder_dtype)
+                ),
+                compiled=options.compile,
+            )
+        return self._networks
+
+
+_models: dict[LocalOptions, WarmModel] = {}
+_models_lock = threading.Lock()
+
+
+def warm_model(options: LocalOptions) -> WarmModel:
+    """The process's model for these options; nothing is loaded before its first use.
+
+    Raises ConfigError where PyTorch is not installed or the device is not there, WeightsMissing and
+    WeightsInvalid where the checkpoint is not in its folder.
+    """
+    from trellis_pipeline.trellis2.machine import look
+    from trellis_pipeline.trellis2.repository import open_repository
+
+    with _models_lock:
+        key = replace(options, usd_per_gpu_second=type(options.usd_per_gpu_second)(0), threads=1)
+        if key not in _models:
+            machine = look(options.device, precision=options.precision)
+            repository = open_repository(options.weights, image_encoder=options.image_encoder)
+            _models[key] = WarmModel(repository, machine, options)
+        return _models[key]
+
+
+@contextmanager
+def device_turn(device: str, stopped: Callable[[], bool]) -> Iterator[None]:
+    """Hold the device against other processes of this user on this machine.
+
+    The lock is a file's, which the system gives back when a process dies. Raises Stopped where `stopped` says
+    so while waiting.
+    """
+    name = f"trellis-pipeline-{os.getuid()}-{device.replace(':', '-')}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stopped():
+                    raise Stopped from None
+                time.sleep(_TURN_LOOK_SECONDS)
+        yield
