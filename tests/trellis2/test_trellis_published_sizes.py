@@ -4,11 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="TRELLIS.2 needs PyTorch")
 
-from trellis_pipeline.trellis2.repository import (  # noqa: E402
-    KNOWN_FILES,
-    MATERIAL_NORMALIZATION,
-    SHAPE_NORMALIZATION,
-)
+from trellis_pipeline.trellis2.published import FILES  # noqa: E402
+from trellis_pipeline.trellis2.repository import MATERIAL_NORMALIZATION, SHAPE_NORMALIZATION  # noqa: E402
 from trellis_pipeline.trellis2.weights import build_network  # noqa: E402
 
 DECODER = {
@@ -40,7 +37,8 @@ def test_the_parameters_fill_the_published_file(file):
     assert sum(values.numel() for values in network.parameters()) == parameters
     # Two bytes a parameter and a header; the structure decoder keeps its norms in float32.
     in_file = 2 * parameters if "ss_dec" not in file else network_bytes(network)
-    assert 0 < KNOWN_FILES[file].file_bytes - in_file < 100_000
+    published = next(known for known in FILES if known.path == f"ckpts/{file}.safetensors")
+    assert 0 < published.file_bytes - in_file < 100_000
 
 
 def network_bytes(network: torch.nn.Module) -> int:

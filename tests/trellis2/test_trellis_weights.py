@@ -117,6 +117,26 @@ def test_a_missing_file_is_named_before_anything_is_loaded(copy, file):
         open_repository(copy)
 
 
+def test_the_flows_of_one_resolution_are_enough_for_it(copy):
+    for name in ("shape_1024", "tex_1024"):
+        (copy / f"microsoft/TRELLIS.2-4B/ckpts/{name}.safetensors").unlink()
+    repository = open_repository(copy)
+    assert set(repository.absent) == {"shape_slat_flow_model_1024", "tex_slat_flow_model_1024"}
+    assert not set(repository.absent) & set(repository.networks)
+    repository.require("512")
+    with pytest.raises(WeightsMissing, match=r"shape_1024\.safetensors .*1024_cascade.*--only-mode 1024"):
+        repository.require("1024_cascade")
+    with pytest.raises(ConfigError, match="unknown mode"):
+        repository.require("2048")
+
+
+def test_flows_that_serve_no_mode_are_not_enough(copy):
+    for name in ("shape_512", "tex_1024"):
+        (copy / f"microsoft/TRELLIS.2-4B/ckpts/{name}.safetensors").unlink()
+    with pytest.raises(WeightsMissing, match=r"shape_512\.safetensors"):
+        open_repository(copy)
+
+
 def test_an_encoder_from_elsewhere_can_be_given(copy, tmp_path):
     (copy / "facebook/dinov3-tiny").rename(tmp_path / "mirror")
     with pytest.raises(WeightsMissing):

@@ -1,4 +1,4 @@
-"""The published checkpoint as it lies on disk, and what is known about its files.
+"""The published checkpoint as it lies on disk.
 
 `pipeline.json` names the networks, how to sample and how latents are scaled. Each network is a pair of files,
 `<path>.json` with its class and arguments and `<path>.safetensors`. One of them, the structure decoder, lives
@@ -14,38 +14,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trellis_pipeline.errors import WeightsInvalid, WeightsMissing
-from trellis_pipeline.trellis2.pipeline import GenerationSettings
+from trellis_pipeline.errors import ConfigError, WeightsInvalid, WeightsMissing
+from trellis_pipeline.trellis2.pipeline import MODES, GenerationSettings
+from trellis_pipeline.trellis2.published import ENCODER_REPOSITORY, MAIN_REPOSITORY
 from trellis_pipeline.trellis2.sampler import SamplerSettings
 from trellis_pipeline.trellis2.stages import Normalization
-
-MAIN_REPOSITORY = "microsoft/TRELLIS.2-4B"
-ENCODER_REPOSITORY = "facebook/dinov3-vitl16-pretrain-lvd1689m"
-
-
-@dataclass(frozen=True, slots=True)
-class KnownFile:
-    """A published weight file: its size, and how its SHA-256 (hex) begins."""
-
-    file_bytes: int
-    sha256_start: str
-
-
-# microsoft/TRELLIS.2-4B at revision af44b45f; microsoft/TRELLIS-image-large at 25e0d31f.
-KNOWN_FILES = {
-    "ss_flow_img_dit_1_3B_64_bf16": KnownFile(2_584_426_920, "ca01377c485b"),
-    "ss_dec_conv3d_16l8_fp16": KnownFile(147_591_972, "1c76d4a40519"),
-    "slat_flow_img2shape_dit_1_3B_512_bf16": KnownFile(2_584_574_424, "ec5e0917ef9b"),
-    "slat_flow_img2shape_dit_1_3B_1024_bf16": KnownFile(2_584_574_424, "07cd0596f634"),
-    "shape_dec_next_dc_f16c32_fp16": KnownFile(948_490_494, "e3b718d3e43e"),
-    "slat_flow_imgshape2tex_dit_1_3B_512_bf16": KnownFile(2_584_672_728, "8371aa1c5d13"),
-    "slat_flow_imgshape2tex_dit_1_3B_1024_bf16": KnownFile(2_584_672_728, "580401269059"),
-    "tex_dec_next_dc_f16c32_fp16": KnownFile(948_458_812, "97ea69addea2"),
-}
 
 # pipeline.json says how latents are scaled; these are its published values.
 SHAPE_NORMALIZATION = Normalization(
@@ -92,6 +69,7 @@ class Repository:
     """A checkpoint that has been looked through, but not loaded.
 
     networks: by their names in pipeline.json, and `image_encoder`. default_mode: a key of pipeline.MODES.
+    absent: where the weights of further networks would be; some mode works without them.
     """
 
     networks: Mapping[str, NetworkFiles]
@@ -99,6 +77,24 @@ class Repository:
     shape_normalization: Normalization
     material_normalization: Normalization
     default_mode: str
+    absent: Mapping[str, Path] = field(default_factory=dict)
+
+    def require(self, mode: str) -> None:
+        """Raise WeightsMissing where a network is absent that a mode (a key of pipeline.MODES) runs."""
+        for name in flows_of(mode):
+            if name in self.absent:
+                raise WeightsMissing(
+                    f"{self.absent[name]} does not exist, and mode {mode} needs it; run "
+                    f"`trellis-pipeline weights fetch --only-mode {MODES[mode].resolution}`"
+                )
+
+
+def flows_of(mode: str) -> tuple[str, ...]:
+    """The flows that this mode runs and another does not. Raises ConfigError for an unknown mode."""
+    if mode not in MODES:
+        raise ConfigError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
+    way = MODES[mode]
+    return tuple(name for name in (way.shape_flow, way.refining_flow, way.material_flow) if name)
 
 
 def open_repository(
@@ -108,13 +104,16 @@ def open_repository(
 
     image_encoder: folder with the encoder's config.json and model.safetensors; by default the repository that
     pipeline.json names, below `weights`.
-    Raises WeightsMissing if a file is not there, WeightsInvalid if a JSON file cannot be understood.
+    Raises WeightsMissing if a file is not there, WeightsInvalid if a JSON file cannot be understood. Flows
+    that only some modes run may lack their weights, as long as one mode has all of its own.
     """
     root = weights / repository
     description = _read_json(root / "pipeline.json")
     try:
         args = description["args"]
-        networks = {name: _find(weights, root, path) for name, path in args["models"].items()}
+        found = {name: _find(weights, root, path) for name, path in args["models"].items()}
+        absent = _absent(found)
+        networks = {name: files for name, files in found.items() if name not in absent}
         encoder = image_encoder or weights / _encoder_name(args)
         networks["image_encoder"] = NetworkFiles(
             "DINOv3ViTModel", _read_json(encoder / "config.json"), encoder / "model.safetensors"
@@ -129,6 +128,7 @@ def open_repository(
             shape_normalization=_normalization(args, "shape_slat_normalization", SHAPE_NORMALIZATION),
             material_normalization=_normalization(args, "tex_slat_normalization", MATERIAL_NORMALIZATION),
             default_mode=args.get("default_pipeline_type", "1024_cascade"),
+            absent=absent,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise WeightsInvalid(f"{root / 'pipeline.json'} is not a TRELLIS.2 description: {error!r}") from error
@@ -149,10 +149,18 @@ def _find(weights: Path, root: Path, path: str) -> NetworkFiles:
     if stem is None:
         raise WeightsMissing(f"{root / path}.json does not exist; run `trellis-pipeline weights fetch`")
     description = _read_json(stem.with_name(stem.name + ".json"))
-    file = stem.with_name(stem.name + ".safetensors")
-    if not file.is_file():
-        raise WeightsMissing(f"{file} does not exist; run `trellis-pipeline weights fetch`")
-    return NetworkFiles(description["name"], description["args"], file)
+    return NetworkFiles(description["name"], description["args"], stem.with_name(stem.name + ".safetensors"))
+
+
+def _absent(found: Mapping[str, NetworkFiles]) -> dict[str, Path]:
+    """Networks without weights. Raises WeightsMissing where no mode is left that could work."""
+    absent = {name: files.weights for name, files in found.items() if not files.weights.is_file()}
+    own = {mode: flows_of(mode) for mode in MODES}
+    shared = [name for name in absent if not any(name in names for names in own.values())]
+    if shared or (absent and all(any(name in absent for name in names) for names in own.values())):
+        first = absent[shared[0] if shared else next(iter(absent))]
+        raise WeightsMissing(f"{first} does not exist; run `trellis-pipeline weights fetch`")
+    return absent
 
 
 def _encoder_name(args: Mapping[str, Any]) -> str:
