@@ -37,8 +37,11 @@ class Location:
 class Hub:
     """The hub as this machine's environment describes it (HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE)."""
 
-    def __init__(self) -> None:
-        """Raises ConfigError where huggingface_hub is not installed."""
+    def __init__(self, *, endpoint: str | None = None, cache: Path | None = None) -> None:
+        """endpoint, cache: another address and another cache folder than the environment's.
+
+        Raises ConfigError where huggingface_hub is not installed.
+        """
         try:
             import huggingface_hub
             from huggingface_hub import constants
@@ -48,13 +51,16 @@ class Hub:
             ) from None
         self._library = huggingface_hub
         self.offline = bool(constants.HF_HUB_OFFLINE)
-        self.cache = Path(constants.HF_HUB_CACHE)
-        self._host = urlsplit(constants.ENDPOINT).netloc
+        self.cache = cache or Path(constants.HF_HUB_CACHE)
+        self._endpoint = endpoint or constants.ENDPOINT
+        self._host = urlsplit(self._endpoint).netloc
         self._use_token = not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
 
     def in_cache(self, repository: HubRepository, path: str) -> Path | None:
         """The file in this machine's cache of the hub, or None. Asks nobody."""
-        found = self._library.try_to_load_from_cache(repository.name, path, revision=repository.revision)
+        found = self._library.try_to_load_from_cache(
+            repository.name, path, cache_dir=self.cache, revision=repository.revision
+        )
         return Path(found).resolve() if isinstance(found, str) else None
 
     def locate(self, repository: HubRepository, file: PublishedFile) -> Location:
@@ -67,9 +73,11 @@ class Hub:
 
         # The base of all errors of the HTTP library beneath, which is another one in each major version.
         transport_error: type[Exception] = HfHubHTTPError.__mro__[1]
-        url = self._library.hf_hub_url(repository.name, file.path, revision=repository.revision)
+        url = self._library.hf_hub_url(
+            repository.name, file.path, revision=repository.revision, endpoint=self._endpoint
+        )
         try:
-            said = self._library.get_hf_file_metadata(url)
+            said = self._library.get_hf_file_metadata(url, endpoint=self._endpoint)
         except HfHubHTTPError as error:
             self._explain(error, repository, file)
         except (transport_error, OSError) as error:

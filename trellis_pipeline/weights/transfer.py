@@ -20,7 +20,6 @@ PAUSES_SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0)
 """Waits between attempts that brought nothing. The count begins anew whenever bytes arrive."""
 
 _TIMEOUT = httpx.Timeout(30, connect=15)
-_BLOCK_BYTES = 1 << 20
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
 
 
@@ -82,7 +81,8 @@ def _attempt(
         if answer.status_code == _PARTIAL and not _goes_on_at(answer, have):
             raise StorageUnavailable(f"{answer.url.host} sends another part of the file than was asked for")
         with part.open("ab") as stream:
-            stream.truncate(have)
+            if stream.tell() != have:
+                stream.truncate(have)
             _receive(answer, stream, have, total_bytes, done)
     if _length(part) < total_bytes:
         raise StorageUnavailable(f"the answer ended after {_length(part):,} of {total_bytes:,} bytes")
@@ -92,7 +92,8 @@ def _receive(
     answer: httpx.Response, stream: IO[bytes], have: int, total_bytes: int, done: Callable[[int], None]
 ) -> None:
     done(have)
-    for block in answer.iter_bytes(_BLOCK_BYTES):
+    # As they come off the line: a block that is gathered here would be lost with the connection.
+    for block in answer.iter_bytes():
         stream.write(block)
         have += len(block)
         if have > total_bytes:
