@@ -1,6 +1,7 @@
 """A photo becomes a surface with material, on a tiny model with random weights."""
 
 import contextlib
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="TRELLIS.2 needs PyTorch")
 
 from PIL import Image  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from trellis_pipeline.errors import ConfigError, GenerationError, MatteError  # noqa: E402
 from trellis_pipeline.trellis2.pipeline import MODES, Noise, VoxelModel, generate  # noqa: E402
@@ -198,10 +200,70 @@ def test_a_watcher_can_stop_it_and_the_networks_stay_usable(networks, photo, rep
     assert same(generate(networks, photo, mode="1024", seed=7, settings=repository.settings), model)
 
 
-def test_latents_that_are_not_numbers_stop_the_generation(networks, photo, repository):
-    broken = Spoiled(networks, "shape_slat_flow_model_1024", lambda out: out * float("nan"))
-    with pytest.raises(GenerationError, match="the structured latent is not finite"):
-        generate(broken, photo, mode="1024", seed=7, settings=repository.settings)
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("image_encoder", "what the image encoder says of the photo is not finite"),
+        ("sparse_structure_flow_model", "the latent of the sparse structure, step 1 of 2, is not finite"),
+        ("sparse_structure_decoder", "the sparse structure's occupancy is not finite"),
+        ("shape_slat_flow_model_512", "the latent of the shape, step 1 of 2, is not finite"),
+        ("shape_slat_flow_model_1024", "the latent of the fine shape, step 1 of 2, is not finite"),
+        ("tex_slat_flow_model_1024", "the latent of the material, step 1 of 2, is not finite"),
+    ],
+)
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_that_are_none_stop_the_generation_where_they_appear(
+    networks, photo, repository, network, message, value
+):
+    broken = Spoiled(networks, network, lambda out: out + float(value))
+    with pytest.raises(GenerationError, match=message):
+        generate(broken, photo, mode="1024_cascade", seed=7, settings=repository.settings)
+
+
+def spoiled_weights(checkpoint, folder, name, change):
+    """A copy of the checkpoint's repository in which one network has other weights."""
+    root = shutil.copytree(checkpoint, folder / "weights")
+    file = open_repository(root).networks[name].weights
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    return ResidentNetworks(open_repository(root), CPU, plan="disk")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "tensor", "message"),
+    [
+        ("shape_slat_decoder", "blocks.1.1.to_subdiv.bias", "subdivision of level 1 is not finite"),
+        ("tex_slat_decoder", "output_layer.bias", "result is not finite"),
+    ],
+)
+def test_a_decoder_whose_numbers_are_none_says_where(
+    checkpoint, tmp_path, photo, repository, decoder, tensor, message
+):
+    def spoil(tensors):
+        tensors[tensor][0] = float("inf")
+
+    networks = spoiled_weights(checkpoint, tmp_path, decoder, spoil)
+    with pytest.raises(GenerationError, match=message):
+        generate(networks, photo, mode="512", seed=7, settings=repository.settings)
+
+
+def test_a_decoder_that_keeps_no_voxel_is_named(checkpoint, tmp_path, photo, repository):
+    networks = spoiled_weights(
+        checkpoint,
+        tmp_path,
+        "shape_slat_decoder",
+        lambda tensors: tensors["blocks.0.1.to_subdiv.bias"].fill_(-99),
+    )
+    with pytest.raises(GenerationError, match="the shape decoder left no voxel"):
+        generate(networks, photo, mode="512", seed=7, settings=repository.settings)
+
+
+@pytest.mark.parametrize("mode", ["512", "1024_cascade"])
+def test_more_coarse_voxels_than_a_flow_can_look_at_end_the_generation(networks, photo, repository, mode):
+    few = replace(repository.settings, most_tokens=20)
+    with pytest.raises(GenerationError, match=r"coarse voxels; the limit is 20\. Use a lower resolution"):
+        generate(networks, photo, mode=mode, seed=7, settings=few)
 
 
 def test_an_empty_structure_is_named(networks, photo, repository):
@@ -220,6 +282,7 @@ def test_a_shape_that_explodes_is_stopped(networks, photo, repository):
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("Unable to allocate 3.0 GiB for an array"),
     ],
 )
 def test_too_little_memory_names_the_mode_and_the_way_out(networks, photo, repository, error):

@@ -178,8 +178,7 @@ class LatentDecoder(nn.Module):
 
 def _not_finite(what: str) -> GenerationError:
     return GenerationError(
-        f"the decoder's {what} is not finite: the weights or the precision are wrong; try another seed, or "
-        "float32"
+        f"a decoder's {what} is not finite: the weights or the precision are wrong; try another seed"
     )
 
 

@@ -77,13 +77,15 @@ class GenerationSettings:
     """How to sample, and where to stop. The defaults are the published ones.
 
     max_tokens: voxels that a flow may have to attend over; 1536 gives way down to 1024 before it is passed.
-    max_voxels: fine voxels on one level, a guard against a shape that explodes.
+    most_tokens, max_voxels: guards against a shape that explodes, which end the generation: voxels that a
+    flow attends over in any mode, and fine voxels on one level.
     """
 
     structure: SamplerSettings = STRUCTURE_SAMPLING
     shape: SamplerSettings = SHAPE_SAMPLING
     material: SamplerSettings = MATERIAL_SAMPLING
     max_tokens: int = 49_152
+    most_tokens: int = 98_304
     max_voxels: int = 32_000_000
 
 
@@ -165,7 +167,7 @@ def generate(
             return generate_from_condition(
                 networks, cond_512, cond, mode=mode, seed=seed, settings=settings, watch=watch
             )
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             return None  # and let go of the error, whose traceback holds every tensor
@@ -181,12 +183,16 @@ def generate(
 
 
 def encode_photo(networks: Networks, square: Image.Image, photo_px: int) -> tuple[Tensor, Tensor]:
-    """Condition tokens of a photo at 512 pixels and at `photo_px`, (1, tokens, channels) float32 each."""
+    """Condition tokens of a photo at 512 pixels and at `photo_px`, (1, tokens, channels) float32 each.
+
+    Raises GenerationError where they are not finite.
+    """
     with networks.use("image_encoder") as encoder:
-        at_512 = encoder(encoder_input(square, 512).to(networks.device))
-        if photo_px == 512:
-            return at_512, at_512
-        return at_512, encoder(encoder_input(square, photo_px).to(networks.device))
+        sizes = (512,) if photo_px == 512 else (512, photo_px)
+        tokens = [encoder(encoder_input(square, px).to(networks.device)) for px in sizes]
+    if not all(bool(each.isfinite().all()) for each in tokens):
+        raise stages.not_finite("what the image encoder says of the photo")
+    return tokens[0], tokens[-1]
 
 
 @torch.inference_mode()
@@ -209,24 +215,35 @@ def generate_from_condition(
     material = make_material(networks, shape, coords, cond, way, how, noise, watch)
 
     watch("shape decoder", 0, 1)
+    vertices, triangles, fine, subdivisions = decode_shape(networks, shape, coords, resolution, how)
+    watch("shape decoder", 1, 1)
+    watch("material decoder", 0, 1)
+    with networks.use("tex_slat_decoder") as decoder:
+        painted = decoder(material, Grid(coords), subdivisions, max_voxels=how.max_voxels)
+    watch("material decoder", 1, 1)
+    return VoxelModel(
+        vertices=vertices,
+        triangles=triangles,
+        coords=fine,
+        attributes=material_voxels(painted.feats).cpu().numpy(),
+        resolution=resolution,
+        seed=seed,
+    )
+
+
+def decode_shape(
+    networks: Networks, shape: Tensor, coords: Tensor, resolution: int, how: GenerationSettings
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32], tuple[Tensor, ...]]:
+    """Vertices, triangles and fine coords as in VoxelModel, and the subdivisions that led there.
+
+    Only the last stay on the device, so that the material decoder has the room.
+    """
     with networks.use("shape_slat_decoder") as decoder:
         surface = decoder(shape, Grid(coords), max_voxels=how.max_voxels)
         voxels = surface_voxels(surface.feats, decoder.config.voxel_margin)
     fine = surface.coords[:, 1:]
     vertices, triangles = extract_surface(fine, voxels, resolution)
-    watch("shape decoder", 1, 1)
-    watch("material decoder", 0, 1)
-    with networks.use("tex_slat_decoder") as decoder:
-        painted = decoder(material, Grid(coords), surface.subdivisions, max_voxels=how.max_voxels)
-    watch("material decoder", 1, 1)
-    return VoxelModel(
-        vertices=vertices.cpu().numpy(),
-        triangles=triangles.cpu().numpy(),
-        coords=fine.cpu().numpy(),
-        attributes=material_voxels(painted.feats).cpu().numpy(),
-        resolution=resolution,
-        seed=seed,
-    )
+    return vertices.cpu().numpy(), triangles.cpu().numpy(), fine.cpu().numpy(), surface.subdivisions
 
 
 def make_structure(
@@ -253,9 +270,11 @@ def make_shape(
     """The shape latent (N, C) on the decoder's scale, its coords (N, 4) int32, and the resolution reached."""
     normal = networks.shape_normalization
     first_cond = cond_512 if way.refining_flow else cond
+    _check_tokens(coords, how)
     with networks.use(way.shape_flow) as flow:
         start = noise.draw(len(coords), flow.config.in_channels)
-        latent = stages.sample_latent(flow, coords, start, first_cond, how.shape, _named(watch, "shape"))
+        named = _named(watch, "shape")
+        latent = stages.sample_latent(flow, coords, start, first_cond, how.shape, named, "shape")
     latent = normal.undo(latent)
     if way.refining_flow is None:
         return latent, coords, way.resolution
@@ -263,9 +282,11 @@ def make_shape(
         coords, resolution = stages.refine_coords(
             decoder, latent, coords, way.resolution, how.max_tokens, how.max_voxels
         )
+    _check_tokens(coords, how)
     with networks.use(way.refining_flow) as flow:
         start = noise.draw(len(coords), flow.config.in_channels)
-        latent = stages.sample_latent(flow, coords, start, cond, how.shape, _named(watch, "fine shape"))
+        named = _named(watch, "fine shape")
+        latent = stages.sample_latent(flow, coords, start, cond, how.shape, named, "fine shape")
     return normal.undo(latent), coords, resolution
 
 
@@ -284,15 +305,25 @@ def make_material(
     with networks.use(way.material_flow) as flow:
         start = noise.draw(len(coords), flow.config.in_channels - beside.shape[1])
         named = _named(watch, "material")
-        latent = stages.sample_latent(flow, coords, start, cond, how.material, named, beside)
+        latent = stages.sample_latent(flow, coords, start, cond, how.material, named, "material", beside)
     return networks.material_normalization.undo(latent)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has an exception of its own; other devices say so in words."""
+def _check_tokens(coords: Tensor, how: GenerationSettings) -> None:
+    """Raise GenerationError where there are more voxels than a flow can sensibly attend over."""
+    if len(coords) > how.most_tokens:
+        raise GenerationError(
+            f"the shape has {len(coords):,} coarse voxels; the limit is {how.most_tokens:,}. "
+            "Use a lower resolution or another seed"
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA and Python have exceptions of their own; other devices and libraries say so in words."""
     words = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in words for sign in signs)
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or any(sign in words for sign in signs)
 
 
 def _named(watch: Watch, stage: str) -> stages.Watch:

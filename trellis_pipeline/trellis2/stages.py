@@ -61,21 +61,27 @@ def without_photo(cond: Tensor) -> Tensor:
 def sample_structure(
     flow: SparseStructureFlow, noise: Tensor, cond: Tensor, how: SamplerSettings, watch: Watch
 ) -> Tensor:
-    """noise: (1, C, R, R, R) float32. cond: (1, M, cond_channels). Returns the latent cube, as noise."""
+    """noise: (1, C, R, R, R) float32. cond: (1, M, cond_channels). Returns the latent cube, as noise.
+
+    Raises GenerationError where it is not finite.
+    """
 
     def velocity(x: Tensor, t: float, c: Tensor) -> Tensor:
         out: Tensor = flow(x, x.new_full((len(x),), t), c)
         return out
 
-    return _run("latent of the sparse structure", velocity, noise, cond, how, spread_dense, watch)
+    return _run("sparse structure", velocity, noise, cond, how, spread_dense, watch)
 
 
 def decode_structure(decoder: SparseStructureDecoder, latent: Tensor, grid_edge: int) -> Tensor:
     """Which voxels of a grid with `grid_edge` cells exist: (N, 4) int32, sorted.
 
-    Raises GenerationError if none does.
+    Raises GenerationError if none does, or where the decoder's numbers are not finite.
     """
-    coords = occupied(decoder(latent), grid_edge)
+    logits = decoder(latent)
+    if not bool(logits.isfinite().all()):
+        raise not_finite("the sparse structure's occupancy")
+    coords = occupied(logits, grid_edge)
     if len(coords) == 0:
         raise GenerationError("the sparse structure is empty: nothing was recognised; try another seed")
     return coords
@@ -88,12 +94,14 @@ def sample_latent(
     cond: Tensor,
     how: SamplerSettings,
     watch: Watch,
+    what: str,
     beside: Tensor | None = None,
 ) -> Tensor:
     """A structured latent on the flow's scale: (N, C) float32.
 
-    coords: (N, 4) int32 of one sample. noise: (N, C). beside: (N, D) features that every step sees next to
-    the noise, for material the normalised shape.
+    coords: (N, 4) int32 of one sample. noise: (N, C). what: the stage, for errors. beside: (N, D) features
+    that every step sees next to the noise, for material the normalised shape.
+    Raises GenerationError where it is not finite.
     """
 
     def velocity(x: Tensor, t: float, c: Tensor) -> Tensor:
@@ -101,7 +109,7 @@ def sample_latent(
         out: Tensor = flow(tokens, coords, x.new_full((len(c),), t), c)
         return out
 
-    return _run("structured latent", velocity, noise, cond, how, spread_sparse([len(coords)]), watch)
+    return _run(what, velocity, noise, cond, how, spread_sparse([len(coords)]), watch)
 
 
 def refine_coords(
@@ -122,6 +130,11 @@ def refine_coords(
         resolution -= 128
 
 
+def not_finite(what: str) -> GenerationError:
+    """The error for infinities and what is not a number. what: with its article."""
+    return GenerationError(f"{what} is not finite: the weights or the precision are wrong; try float32")
+
+
 def _run(
     what: str,
     velocity: Velocity,
@@ -134,9 +147,7 @@ def _run(
     latent = noise
     for step in euler_steps(velocity, noise, cond, without_photo(cond), how, spread):
         latent = step.x
+        if not bool(latent.isfinite().all()):
+            raise not_finite(f"the latent of the {what}, step {step.number} of {how.steps},")
         watch(step.number, how.steps)
-    if not bool(latent.isfinite().all()):
-        raise GenerationError(
-            f"the {what} is not finite: the weights or the precision are wrong; try float32"
-        )
     return latent
