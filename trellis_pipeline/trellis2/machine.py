@@ -73,10 +73,9 @@ def look(device: str = "auto", *, precision: str = "auto") -> Machine:
     Raises ConfigError where PyTorch is not installed, where there is no such device (naming those that there
     are), and for a precision that the device or a flow cannot do.
     """
-    try:
-        import torch
-    except ImportError:
-        raise ConfigError(_INSTALL) from None
+    require_torch()
+    import torch
+
     from trellis_pipeline.trellis2.resident import precision_for
 
     there = _devices()
@@ -103,6 +102,14 @@ def look(device: str = "auto", *, precision: str = "auto") -> Machine:
         free_bytes=free,
         host_free_bytes=host_free,
     )
+
+
+def require_torch() -> None:
+    """Raise ConfigError with the way to install it where PyTorch is not there."""
+    try:
+        import torch  # noqa: F401 - asked for here, so that its absence has one clear message
+    except ImportError:
+        raise ConfigError(_INSTALL) from None
 
 
 def choose_plan(machine: Machine, mode: str) -> Plan:

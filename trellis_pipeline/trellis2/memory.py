@@ -124,8 +124,8 @@ def decoder_bytes(fine_voxels: int, dtype: str) -> int:
 
     For each fine voxel: 64 channels in the torso's dtype, up to 7 values of the result, 16 bytes of
     coordinates, 4 of its number, 16 of the search index; and a quarter of its parent's 128 channels (features
-    and their norm) and 13 neighbours (two int32 each). Allocators keep some of what was freed: in float32 on a
-    CPU 0.83 KB were measured where 0.60 are counted. Convolutions add a scratch space that does not grow.
+    and their norm) and 13 neighbours (two int32 each). Allocators keep some of what was freed: measured in
+    float32 on a CPU were 0.83 KB where 0.60 are counted. Convolutions add scratch space that does not grow.
     """
     size = DTYPE_BYTES[dtype]
     each = 64 * size + 7 * 4 + 16 + 4 + 16 + (2 * 128 * size + 13 * 8) / 4
