@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from trellis_pipeline.errors import MeshError
+from trellis_pipeline.mesh.bins import first_of_each, with_area
 from trellis_pipeline.mesh.types import Int32, Mesh
 
 
@@ -33,10 +34,7 @@ def weld(mesh: Mesh) -> Mesh:
 
 def drop_degenerate_faces(mesh: Mesh) -> Mesh:
     """Remove triangles with a repeated corner or three corners exactly on a line (zero cross product)."""
-    a, b, c = mesh.triangles.T
-    corners = mesh.vertices.astype(np.float64)
-    cross = np.cross(corners[b] - corners[a], corners[c] - corners[a])
-    keep = (a != b) & (b != c) & (c != a) & (cross != 0).any(axis=1)
+    keep = with_area(mesh.vertices, mesh.triangles)
     return mesh if keep.all() else Mesh(mesh.vertices, mesh.triangles[keep])
 
 
@@ -44,10 +42,8 @@ def drop_duplicate_faces(mesh: Mesh) -> Mesh:
     """Of triangles over the same three vertices, whatever their winding, keep the first."""
     if len(mesh.triangles) == 0:
         return mesh
-    _, first = np.unique(np.sort(mesh.triangles, axis=1), axis=0, return_index=True)
-    if len(first) == len(mesh.triangles):
-        return mesh
-    return Mesh(mesh.vertices, mesh.triangles[np.sort(first)])
+    keep = first_of_each(mesh.triangles, len(mesh.vertices))
+    return mesh if keep.all() else Mesh(mesh.vertices, mesh.triangles[keep])
 
 
 def drop_unused_vertices(mesh: Mesh) -> Mesh:

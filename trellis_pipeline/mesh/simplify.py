@@ -14,7 +14,7 @@ import numpy as np
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.clean import check_mesh, drop_unused_vertices
-from trellis_pipeline.mesh.edge_collapse import collapse_edges
+from trellis_pipeline.mesh.edge_collapse.collapse import collapse_edges
 from trellis_pipeline.mesh.types import Mesh
 
 

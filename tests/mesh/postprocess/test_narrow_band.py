@@ -11,7 +11,8 @@ from trellis_pipeline.mesh.postprocess.narrow_band import (
     project_without_folds,
     remesh_narrow_band,
 )
-from trellis_pipeline.mesh.postprocess.repair import drop_inner_shells, make_manifold, signed_volumes
+from trellis_pipeline.mesh.postprocess.patch_sizes import signed_volumes
+from trellis_pipeline.mesh.postprocess.repair import drop_inner_shells, make_manifold
 from trellis_pipeline.mesh.postprocess.surface_tree import surface_tree
 from trellis_pipeline.mesh.types import Mesh
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.clean import is_closed_manifold, weld
+from trellis_pipeline.mesh.postprocess.patch_sizes import signed_volumes
 from trellis_pipeline.mesh.postprocess.repair import (
     drop_crumbs,
     fill_small_holes,
     make_manifold,
     part_touching,
-    signed_volumes,
 )
 from trellis_pipeline.mesh.postprocess.sides import pair_half_edges, patches
 from trellis_pipeline.mesh.postprocess.visibility import face_outwards

@@ -72,23 +72,20 @@ def remesh_narrow_band(
     eps = band_cells * scale / resolution
     cells = np.argwhere(np.ones((coarse, coarse, coarse), bool)).astype(np.int32)
     size = coarse
-    while True:
+    while size < resolution and len(cells):
         blocks = [cells[start : start + BLOCK] for start in range(0, len(cells), BLOCK)]
         cells = np.concatenate([_near(tree, block, origin, scale / size, eps, threads) for block in blocks])
-        if size == resolution:
-            break
-        if len(cells) == 0:
-            break
         if 8 * len(cells) > MAX_CELLS:
             raise MeshError(f"{len(cells)} cells at {size}³ are too many to remesh; use a lower resolution")
         cells = _children(cells)
         size *= 2
     if len(cells) == 0:
         raise MeshError("nothing to remesh: the surface lies outside the grid")
+    # The finest cells are not sifted by their middles: those that the skin does not pass have no crossed
+    # edge, so they make no face, and their corners cost less than their middles would.
     table = cell_table(cells)
     corner_ids, corners = _corners(cells)
-    places = (corners * (scale / resolution) + origin).astype(np.float32)
-    beyond = distances(tree, places, threads=threads).astype(np.float64) - eps
+    beyond = _beyond(tree, corners, origin, scale / resolution, eps, threads)
     dual = np.empty((len(cells), 3))
     _dual_vertices(cells, corner_ids, beyond, dual)
     triangles = _dual_faces(cells, corner_ids, beyond, table, _AROUND_EDGE, _EDGE_START)
@@ -143,6 +140,22 @@ def _near(tree: SurfaceTree, cells: Int32, origin: Float64, edge: float, eps: fl
     middles = ((cells + 0.5) * edge + origin).astype(np.float32)
     away = distances(tree, middles, within=1.001 * (eps + NEAR * edge), threads=threads)
     return np.asarray(cells[np.abs(away - eps) < NEAR * edge])
+
+
+def _beyond(
+    tree: SurfaceTree, corners: Int32, origin: Float64, edge: float, eps: float, threads: int
+) -> Float64:
+    """(K,) how far corners of the grid are beyond the skin, negative within; infinity where no edge of theirs
+    can reach the skin.
+    """
+    result = np.empty(len(corners))
+    for start in range(0, len(corners), BLOCK):
+        places = (corners[start : start + BLOCK] * edge + origin).astype(np.float32)
+        # Distance grows by at most an edge along an edge, and both ends of a crossed one must be known.
+        away = distances(tree, places, within=eps + 1.01 * edge, threads=threads)
+        result[start : start + BLOCK] = away
+    result -= eps
+    return result
 
 
 def _face_normals(vertices: Float32, triangles: Int32) -> Float64:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.clean import clean, drop_unused_vertices
+from trellis_pipeline.mesh.postprocess.patch_sizes import areas, signed_volumes
 from trellis_pipeline.mesh.postprocess.sides import (
     crowded_half_edges,
     pair_half_edges,
@@ -53,7 +54,7 @@ def make_manifold(mesh: Mesh, *, wound_alike: bool = False) -> Mesh:
 def drop_crumbs(mesh: Mesh, min_area: float) -> Mesh:
     """Remove patches (manifold, see `make_manifold`) with less area than `min_area`, but not the largest."""
     label = patches(pair_half_edges(mesh, wound_alike=True))
-    area = np.bincount(label, weights=_double_areas(mesh) / 2)
+    area = areas(mesh, label)
     kept = area >= min_area
     kept[area.argmax()] = True
     return mesh if kept.all() else drop_unused_vertices(Mesh(mesh.vertices, mesh.triangles[kept[label]]))
@@ -135,18 +136,6 @@ def part_touching(mesh: Mesh, distance: float) -> Mesh:
     vertices = mesh.vertices.astype(np.float64)
     vertices[moved] -= (distance * (1 + rank[twin]))[:, None] * vertex_normals(mesh)[moved]
     return Mesh(vertices.astype(np.float32), mesh.triangles)
-
-
-def signed_volumes(mesh: Mesh, label: Int32) -> npt.NDArray[np.float64]:
-    """The volume that each patch encloses, negative if its normals point inwards (divergence theorem)."""
-    middle = mesh.vertices.mean(axis=0, dtype=np.float64)
-    a, b, c = (mesh.vertices[mesh.triangles[:, k]] - middle for k in range(3))
-    return np.asarray(np.bincount(label, weights=np.einsum("ij,ij->i", a, np.cross(b, c)) / 6), np.float64)
-
-
-def _double_areas(mesh: Mesh) -> npt.NDArray[np.float64]:
-    a, b, c = (mesh.vertices[mesh.triangles[:, k]].astype(np.float64) for k in range(3))
-    return np.asarray(np.linalg.norm(np.cross(b - a, c - a), axis=1))
 
 
 def _loops(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from trellis_pipeline.mesh.bins import into_bins, sort_few
 from trellis_pipeline.mesh.types import Float32, Int32, Mesh
 from trellis_pipeline.mesh.vectors import at_corner, combined, cross, dot, inner, unit
 
@@ -89,12 +90,8 @@ def patches(mates: Int32) -> Int32:
 
 def _by_edge(mesh: Mesh) -> tuple[Int32, Int32]:
     """Half-edges sorted by their edge, and where each edge's begin (with the end as last entry)."""
-    triangles = np.ascontiguousarray(mesh.triangles)
-    bins = np.zeros(len(mesh.vertices) + 1, np.int32)
-    members = np.empty(triangles.size, np.int32)
-    starts = np.empty(triangles.size + 1, np.int32)
-    edges = _group(triangles, bins, members, starts)
-    return members, starts[: edges + 1]
+    members, starts = _group(np.ascontiguousarray(mesh.triangles), len(mesh.vertices))
+    return members, starts
 
 
 @inner
@@ -105,39 +102,33 @@ def _ends(triangles: Int32, h: int) -> tuple[int, int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _group(triangles: Int32, bins: Int32, members: Int32, starts: Int32) -> int:
-    """Counting sort by the lower vertex, then each bin by the higher one."""
-    for h in range(len(members)):
+def _group(triangles: Int32, vertices: int) -> tuple[Int32, Int32]:
+    """Bins by the lower vertex, each sorted by the higher one, then by number."""
+    lower = np.empty(triangles.size, np.int32)
+    for h in range(len(lower)):
         a, b = _ends(triangles, h)
-        bins[min(a, b) + 1] += 1
-    for v in range(len(bins) - 1):
-        bins[v + 1] += bins[v]
-    place = bins.copy()
-    for h in range(len(members)):
-        a, b = _ends(triangles, h)
-        low = min(a, b)
-        members[place[low]] = h
-        place[low] += 1
+        lower[h] = min(a, b)
+    bins, members = into_bins(lower, vertices)
+    starts = np.empty(triangles.size + 1, np.int32)
+    keys = np.empty(0, np.int64)
     edges = 0
-    for v in range(len(bins) - 1):
-        start, stop = bins[v], bins[v + 1]
-        if start == stop:
-            continue
-        keys = np.empty(stop - start, np.int64)
-        for n in range(start, stop):
-            a, b = _ends(triangles, members[n])
-            keys[n - start] = (np.int64(max(a, b)) << 32) | members[n]
-        keys.sort()
+    for v in range(vertices):
+        start, count = bins[v], bins[v + 1] - bins[v]
+        if count > len(keys):
+            keys = np.empty(2 * count, np.int64)
+        for n in range(count):
+            a, b = _ends(triangles, members[start + n])
+            keys[n] = (np.int64(max(a, b)) << 32) | members[start + n]
+        sort_few(keys, count)
         before = np.int64(-1)
-        for n in range(start, stop):
-            key = keys[n - start]
-            members[n] = key & 0xFFFFFFFF
-            if key >> 32 != before:
-                starts[edges] = n
+        for n in range(count):
+            members[start + n] = keys[n] & 0xFFFFFFFF
+            if keys[n] >> 32 != before:
+                starts[edges] = start + n
                 edges += 1
-                before = key >> 32
+                before = keys[n] >> 32
     starts[edges] = len(members)
-    return edges
+    return members, starts[: edges + 1]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trellis_pipeline.mesh.clean import drop_unused_vertices
-from trellis_pipeline.mesh.postprocess.repair import signed_volumes
+from trellis_pipeline.mesh.postprocess.patch_sizes import areas, signed_volumes
 from trellis_pipeline.mesh.postprocess.sides import pair_half_edges, patches
 from trellis_pipeline.mesh.postprocess.surface_tree import MAX_DEPTH, SurfaceTree, surface_tree
 from trellis_pipeline.mesh.postprocess.threads import in_parallel
@@ -53,7 +53,7 @@ def face_outwards(mesh: Mesh, *, drop_hidden: bool, threads: int = 1) -> Mesh:
         turned = np.where(is_open & differs, seen.back > seen.front, turned)
         if drop_hidden:
             hidden = np.maximum(seen.front, seen.back) < HIDDEN_SHARE
-            hidden[_areas(mesh, label).argmax()] = False
+            hidden[areas(mesh, label).argmax()] = False
     triangles = np.where(turned[label][:, None], mesh.triangles[:, [0, 2, 1]], mesh.triangles)
     turned_mesh = Mesh(mesh.vertices, np.ascontiguousarray(triangles[~hidden[label]]))
     return drop_unused_vertices(turned_mesh) if hidden.any() else turned_mesh
@@ -116,11 +116,6 @@ def openness(mesh: Mesh, normals: Float32, rays: int, *, threads: int = 1) -> Fl
 
     in_parallel(look, len(normals), threads)
     return result
-
-
-def _areas(mesh: Mesh, label: Int32) -> npt.NDArray[np.float64]:
-    a, b, c = (mesh.vertices[mesh.triangles[:, k]].astype(np.float64) for k in range(3))
-    return np.asarray(np.bincount(label, weights=np.linalg.norm(np.cross(b - a, c - a), axis=1)), np.float64)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
