@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 from trellis_pipeline.trellis2 import published
 
@@ -22,7 +23,12 @@ def write_table(files: Sequence[published.PublishedFile], path: Path) -> Path:
 
 
 def start(
-    table: Path, *arguments: object, folder: Path, endpoint: str, **environment: str
+    table: Path,
+    *arguments: object,
+    folder: Path,
+    endpoint: str,
+    stderr: int | IO[str] = subprocess.PIPE,
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """Begin a command. Nothing of the hub's settings of whoever runs the tests reaches it."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
@@ -38,7 +44,7 @@ def start(
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 

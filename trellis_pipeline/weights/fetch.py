@@ -12,13 +12,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trellis_pipeline.errors import StorageUnavailable, WeightsInvalid, WeightsMissing
 from trellis_pipeline.trellis2.published import REPOSITORIES, PublishedFile
 from trellis_pipeline.weights.hub import Hub
 from trellis_pipeline.weights.look import Watch, look_at, nobody, sha256_of
 from trellis_pipeline.weights.plan import STAGING, FetchPlan, Step
-from trellis_pipeline.weights.transfer import PAUSES_SECONDS, transfer
+from trellis_pipeline.weights.transfer import PAUSES_SECONDS, open_client, transfer
+
+if TYPE_CHECKING:
+    import httpx
 
 LOCK = ".fetch.lock"
 _BLOCK_BYTES = 8 << 20
@@ -59,28 +63,28 @@ def fetch(
     """
     try:
         plan.weights.mkdir(parents=True, exist_ok=True)
-        with _folder_to_itself(plan.weights, waiting) as waited:
+        with open_client() as client, _folder_to_itself(plan.weights, waiting) as waited:
             for step in plan.steps:
                 target = plan.weights / step.file.place
                 if waited and look_at(target, step.file, watch).state == "intact":
                     continue
-                _bring(step, target, plan.weights / STAGING, hub, watch, pauses)
+                part = _begun(plan.weights, step.file)
+                if step.local is not None:
+                    _copy(step.local, part, step.file, watch)
+                else:
+                    _download(step, part, hub, client, watch, pauses)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
             _remove_empty(plan.weights / STAGING)
     except OSError as error:
         raise _about_the_disk(error, plan.weights) from error
 
 
-def _bring(step: Step, target: Path, staging: Path, hub: Hub, watch: Watch, pauses: Sequence[float]) -> None:
-    file = step.file
-    # The hash is in the name: what was begun from one source may be finished from another.
-    part = staging / f"{file.place}.{file.sha256[:12]}.part"
+def _begun(weights: Path, file: PublishedFile) -> Path:
+    """Where a file lies until it is whole. Its hash is in the name: another source may finish it."""
+    part = weights / STAGING / f"{file.place}.{file.sha256[:12]}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
-    if step.local is not None:
-        _copy(step.local, part, file, watch)
-    else:
-        _download(step, part, hub, watch, pauses)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part.replace(target)
+    return part
 
 
 def _copy(source: Path, part: Path, file: PublishedFile, watch: Watch) -> None:
@@ -102,11 +106,14 @@ def _copy(source: Path, part: Path, file: PublishedFile, watch: Watch) -> None:
                 watch("copying", file.place, writer.tell(), file.file_bytes)
 
 
-def _download(step: Step, part: Path, hub: Hub, watch: Watch, pauses: Sequence[float]) -> None:
+def _download(
+    step: Step, part: Path, hub: Hub, client: httpx.Client, watch: Watch, pauses: Sequence[float]
+) -> None:
     file, repository = step.file, step.hub
     assert repository is not None
     for again in (part.exists(), False):
         transfer(
+            client,
             lambda: hub.locate(repository, file),
             part,
             file.file_bytes,

@@ -23,7 +23,13 @@ _TIMEOUT = httpx.Timeout(30, connect=15)
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
 
 
+def open_client() -> httpx.Client:
+    """What `transfer` needs; one for a whole fetch, because making one takes longer than a small file."""
+    return httpx.Client(timeout=_TIMEOUT, follow_redirects=True)
+
+
 def transfer(
+    client: httpx.Client,
     locate: Callable[[], Location],
     part: Path,
     total_bytes: int,
@@ -39,24 +45,23 @@ def transfer(
     should be, what `locate` raises, and OSError of the disk.
     """
     waits = iter(pauses)
-    with httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
-        while True:
-            before = _length(part)
-            try:
-                _attempt(client, locate(), part, total_bytes, done)
-                return
-            except (httpx.TransportError, StorageUnavailable) as error:
-                if _length(part) > before:
-                    waits = iter(pauses)
-                wait = next(waits, None)
-                if wait is None:
-                    if isinstance(error, StorageUnavailable):
-                        raise
-                    raise StorageUnavailable(
-                        f"the connection breaks ({type(error).__name__}); {_length(part):,} of "
-                        f"{total_bytes:,} bytes are kept, run the same command again to go on"
-                    ) from error
-            time.sleep(wait)
+    while True:
+        before = _length(part)
+        try:
+            _attempt(client, locate(), part, total_bytes, done)
+            return
+        except (httpx.TransportError, StorageUnavailable) as error:
+            if _length(part) > before:
+                waits = iter(pauses)
+            wait = next(waits, None)
+            if wait is None:
+                if isinstance(error, StorageUnavailable):
+                    raise
+                raise StorageUnavailable(
+                    f"the connection breaks ({type(error).__name__}); {_length(part):,} of "
+                    f"{total_bytes:,} bytes are kept, run the same command again to go on"
+                ) from error
+        time.sleep(wait)
 
 
 def _attempt(
@@ -92,9 +97,10 @@ def _receive(
     answer: httpx.Response, stream: IO[bytes], have: int, total_bytes: int, done: Callable[[int], None]
 ) -> None:
     done(have)
-    # As they come off the line: a block that is gathered here would be lost with the connection.
+    # As they come off the line, and flushed: what is gathered is lost with the connection or the process.
     for block in answer.iter_bytes():
         stream.write(block)
+        stream.flush()
         have += len(block)
         if have > total_bytes:
             raise WeightsInvalid(f"{answer.url.host} sends more than the {total_bytes:,} bytes of the file")
