@@ -5,13 +5,19 @@ import pytest
 torch = pytest.importorskip("torch", reason="TRELLIS.2 needs PyTorch")
 
 from trellis_pipeline.errors import ConfigError  # noqa: E402
-from trellis_pipeline.trellis2.attention import SelfAttention  # noqa: E402
+from trellis_pipeline.trellis2 import flow  # noqa: E402
+from trellis_pipeline.trellis2.attention import SelfAttention, attend  # noqa: E402
 from trellis_pipeline.trellis2.embeddings import (  # noqa: E402
     grid_coords,
     rotate_pairs,
     rotation_3d,
 )
-from trellis_pipeline.trellis2.flow import FlowConfig, SLatFlow, SparseStructureFlow  # noqa: E402
+from trellis_pipeline.trellis2.flow import (  # noqa: E402
+    FeedForward,
+    FlowConfig,
+    SLatFlow,
+    SparseStructureFlow,
+)
 from trellis_pipeline.trellis2.stages import without_photo  # noqa: E402
 
 CONFIG = FlowConfig(4, 6, 6, model_channels=48, cond_channels=20, num_blocks=2, num_heads=2, mlp_ratio=2.0)
@@ -131,3 +137,20 @@ def test_a_network_built_in_another_way_is_refused():
         FlowConfig.from_args({**args, "share_mod": False})
     with pytest.raises(ConfigError, match="'learned'"):
         FlowConfig.from_args({**args, "pe_mode": "learned"})
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("most_logits", [1, 60, 4 * 2 * 7, 10**9])
+def test_attention_over_some_queries_at_a_time_is_the_same(most_logits):
+    torch.manual_seed(1)
+    q, k, v = torch.randn(2, 9, 4, 6), torch.randn(2, 7, 4, 6), torch.randn(2, 7, 4, 6)
+    torch.testing.assert_close(attend(q, k, v, most_logits), attend(q, k, v), rtol=1e-5, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_an_mlp_over_some_tokens_at_a_time_is_the_same(monkeypatch):
+    torch.manual_seed(1)
+    layer, x = FeedForward(8, 32, torch.float32), torch.randn(2, 11, 8)
+    whole = layer(x)
+    monkeypatch.setattr(flow, "_MLP_ROWS", 4)
+    torch.testing.assert_close(layer(x), whole, rtol=1e-5, atol=1e-6)

@@ -10,7 +10,14 @@ from hypothesis import strategies as st  # noqa: E402
 from trellis_pipeline.errors import GenerationError  # noqa: E402
 from trellis_pipeline.trellis2.blocks import Children, ConvNeXtBlock, MergeBlock, SubdivideBlock  # noqa: E402
 from trellis_pipeline.trellis2.sparse_conv import SparseConv3d  # noqa: E402
-from trellis_pipeline.trellis2.voxels import MAX_EDGE, Grid, VoxelIndex  # noqa: E402
+from trellis_pipeline.trellis2.voxels import (  # noqa: E402
+    MAX_EDGE,
+    Grid,
+    VoxelIndex,
+    distinct,
+    pack,
+    unpack,
+)
 
 
 def some_voxels(seed: int, edge: int = 6, samples: int = 2, share: float = 0.3) -> torch.Tensor:
@@ -89,6 +96,25 @@ def test_voxels_at_both_ends_of_the_grid_are_not_neighbours():
     coords = torch.tensor([[0, 0, 0, 0], [0, 0, 0, last], [0, 0, 1, 0], [0, last, last, last], [1, 0, 0, 0]])
     table = VoxelIndex(coords).neighbours(coords)
     assert (table >= 0).sum(1).tolist() == [2, 1, 2, 1, 1]
+
+
+@torch.inference_mode()
+def test_a_grid_that_keeps_no_pairs_finds_them_every_time():
+    coords = some_voxels(8)
+    feats, conv = torch.randn(len(coords), 4), SparseConv3d(4, 4)
+    kept, searched = Grid(coords, 10), Grid(coords, 10, keep_pairs=False)
+    for _ in range(2):
+        assert torch.equal(conv(feats, kept), conv(feats, searched))
+    assert kept.pairs is kept.pairs
+    assert searched.pairs is not searched.pairs
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=10, deadline=None)
+def test_distinct_voxels_are_sorted_like_rows(seed):
+    coords = torch.randint(0, 5, (60, 4), generator=torch.Generator().manual_seed(seed)).int()
+    assert torch.equal(distinct(coords), coords.unique(dim=0))
+    assert torch.equal(unpack(pack(coords)), coords)
 
 
 @torch.inference_mode()

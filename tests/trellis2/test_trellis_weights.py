@@ -161,6 +161,42 @@ def test_wrong_keys_and_shapes_are_named(copy):
     assert "1 mis-shaped, first out_layer.bias (5,) instead of (4,)" in message
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(copy, dtype):
+    name = "blocks.0.mlp.mlp.0.weight"
+    file = rewrite(copy, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(WeightsInvalid, match=rf"{name} as (I8|F8_E4M3): quantised") as caught:
+        load(copy)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("plan", ["device", "host", "disk"])
+def test_a_network_is_one_object_with_the_same_weights_at_every_use(checkpoint, plan):
+    networks = ResidentNetworks(open_repository(checkpoint), CPU, plan=plan)
+    seen = []
+    for _ in range(3):
+        with networks.use(FLOW) as network:
+            state = {name: values.clone() for name, values in network.state_dict().items()}
+            seen.append((network, state))
+    first, expected = seen[0]
+    for network, state in seen:
+        assert network is first
+        assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert networks.seconds_loading > 0
+
+
+def test_a_network_that_could_not_be_loaded_can_be_loaded_once_its_file_is_whole(copy):
+    file = open_repository(copy).networks[FLOW].weights
+    whole = file.read_bytes()
+    file.write_bytes(whole[:1000])
+    networks = ResidentNetworks(open_repository(copy), CPU, plan="host")
+    with pytest.raises(WeightsInvalid), networks.use(FLOW):
+        pass
+    file.write_bytes(whole)
+    with networks.use(FLOW) as network:
+        assert not next(network.parameters()).is_meta
+
+
 def test_derived_phases_in_a_file_do_no_harm(copy):
     rewrite(copy, lambda tensors: tensors.update(rope_phases=torch.zeros(4)))
     load(copy)

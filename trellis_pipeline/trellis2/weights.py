@@ -25,6 +25,9 @@ from trellis_pipeline.trellis2.structure_decoder import SparseStructureDecoder, 
 # In files of some exports; follows from the configuration.
 DERIVED_TENSORS = frozenset({"rope_phases"})
 
+# As safetensors names them. Integers and 8-bit floats mean nothing without scales that are kept elsewhere.
+STORED_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+
 
 def build_network(class_name: str, args: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
     """The network that a checkpoint's JSON file describes, in the torso precision `dtype`.
@@ -72,8 +75,12 @@ def fill(network: nn.Module, file: Path, device: torch.device) -> None:
     wanted = network.state_dict()
     try:
         with safe_open(file, framework="pt") as stored:
-            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
+            shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
             compare(file, shapes, {name: tuple(tensor.shape) for name, tensor in wanted.items()})
+            for name in wanted:
+                if (dtype := slices[name].get_dtype()) not in STORED_DTYPES:
+                    raise WeightsInvalid(f"{file} holds {name} as {dtype}: quantised weights are not read")
             tensors = {
                 name: stored.get_tensor(name).to(device=device, dtype=tensor.dtype)
                 for name, tensor in wanted.items()
