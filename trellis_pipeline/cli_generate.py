@@ -82,7 +82,7 @@ def _tell(one: OneModel, output: Path, *, as_json: bool) -> None:
         "flags": [flag.code for flag in one.crop.flags],
         "seconds": {name: round(spent, 3) for name, spent in made.stage_seconds.items()}
         or {"generate": round(made.seconds, 3)},
-        "cost_usd": str(made.cost_usd),
+        "cost_usd": f"{made.cost_usd:f}",
         "provenance": dict(made.provenance),
     }
     if as_json:

@@ -1,6 +1,7 @@
 """Buying: found before made, reserved before asked, kept before settled, and never twice."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -9,15 +10,18 @@ from far_provider import Death, FarGenerator, FarProvider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_catalogs import InstantGenerator
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
+from trellis_pipeline.costs.price_book import load_price_book
 from trellis_pipeline.costs.reports import totals
-from trellis_pipeline.costs.schema import intents
+from trellis_pipeline.costs.schema import intents, spend_events
+from trellis_pipeline.costs.stage_seconds import stage_totals
 from trellis_pipeline.errors import (
     BudgetExceeded,
     ConfigError,
+    GenerationError,
     OutcomeUnknown,
     ProviderBusy,
     ProviderRejected,
@@ -92,6 +96,48 @@ def test_the_same_request_is_made_once_whoever_asks(store, ledger):
     assert first.glb == second.glb
     assert len(generator.billed) == 1
     assert totals(ledger).generations == 1
+
+
+class OwnMachine(InstantGenerator):
+    """A generator on the user's own GPU: its time costs money whether or not a model comes of it."""
+
+    def __init__(self, *, fails: bool) -> None:
+        super().__init__(paid=True, cost="0.02")
+        self.fails = fails
+
+    async def generate(self, request, image, progress=lambda _share: None):
+        if self.fails:
+            error = GenerationError("the decoder made no voxels")
+            error.cost_usd = Decimal("0.03")
+            raise error
+        (model,) = await super().generate(request, image, progress)
+        spent = {"load": 4.0, "generate": 16.0}
+        return [replace(model, raw_cost_text="", cost_usd=Decimal("0.02"), stage_seconds=spent)]
+
+
+def own_machine(ledger, store, *, fails, seed=42):
+    prices = load_price_book().with_gpu_second("instant", Decimal("0.001"))
+    generator = OwnMachine(fails=fails)
+    wanted = order(generator, seed=seed)
+    return purchase(generator, ledger, store, wanted=wanted, prices=prices, expected_seconds={1024: 20.0})
+
+
+def test_time_on_the_own_machine_is_booked_at_its_price_and_stage_by_stage(store, ledger):
+    bought = own_machine(ledger, store, fails=False)
+    assert totals(ledger).settled_usd == bought.cost_usd == Decimal("0.02")
+    assert {total.stage: total.seconds for total in stage_totals(ledger)} == {"load": 4.0, "generate": 16.0}
+    with ledger.reading() as connection:
+        settled = connection.execute(select(spend_events).where(spend_events.c.kind == "settle")).one()
+    assert settled.source == "gpu_time"
+
+
+def test_time_that_brought_no_model_is_booked_all_the_same_and_the_next_attempt_is_free_to_go(store, ledger):
+    with pytest.raises(GenerationError, match="no voxels"):
+        own_machine(ledger, store, fails=True)
+    assert totals(ledger).settled_usd == Decimal("0.03")
+    assert not ledger.open_reservations()
+    assert not own_machine(ledger, store, fails=False).reused
+    assert totals(ledger).settled_usd == Decimal("0.05")
 
 
 def test_many_who_want_the_same_at_once_get_one(store, ledger):

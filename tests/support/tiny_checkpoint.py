@@ -63,7 +63,7 @@ MODELS = {
         {"out_channels": 6, "pred_subdiv": False, **DECODER},
     ),
 }
-SHEETS_BIAS = -0.75
+SHEETS_BIAS = -0.79  # about 140 of 32,768 cells
 ENCODER_ARGS = {
     "hidden_size": 24,
     "intermediate_size": 48,
@@ -79,8 +79,8 @@ def random_weights(
 ) -> dict[str, torch.Tensor]:
     """Random, but so that a few coarse voxels exist and each has a few children.
 
-    sheets: each of them has the half of its children that lie side by side, all with a crossing, so that the
-    shape is made of level sheets that can be seen.
+    sheets: each has the half of its children that lie side by side, all with a crossing, so that the shape is
+    made of small level sheets.
     """
     import torch
 
@@ -98,7 +98,9 @@ def random_weights(
         if sheets and name == "out_layer.2.bias":
             values.fill_(SHEETS_BIAS)
         if sheets and ".to_subdiv." in name:
-            values.copy_(torch.tensor([1.0, 1, 1, 1, -1, -1, -1, -1]) if name.endswith("bias") else 0 * values)
+            children = 1 if name.startswith("blocks.0.") else 4
+            kept = torch.tensor([1.0] * children + [-1.0] * (8 - children))
+            values.copy_(kept if name.endswith("bias") else 0 * values)
         if sheets and class_name == "FlexiDualGridVaeDecoder" and name.startswith("output_layer."):
             values[3:6] = torch.tensor([-1.0, -1.0, 1.0]) if name.endswith("bias") else 0.0
     return {name: values.clone() for name, values in state.items()}

@@ -1,0 +1,238 @@
+"""The local generator with a tiny checkpoint on the CPU: real loading, real networks, real GLBs."""
+
+import asyncio
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from input_images import as_input
+from PIL import Image
+
+from assets.workers import Timed
+from trellis_pipeline.errors import ConfigError, GenerationError, MatteError, WeightsMissing
+from trellis_pipeline.generation.local.generator import LocalGenerator
+from trellis_pipeline.generation.local.options import LocalOptions
+from trellis_pipeline.generation.local.warm import Stopped, device_turn
+from trellis_pipeline.generation.request import build_request
+from trellis_pipeline.quality.inspect import inspect_glb
+
+SMALL = {"settings": {"resolution": 512, "textureSize": 1024, "remesh": False}}
+
+
+async def here(function, *args):
+    """What a worker pool does, without the worker."""
+    return Timed(await asyncio.to_thread(function, *args), 0.25)
+
+
+@pytest.fixture
+def options(checkpoint):
+    return LocalOptions(checkpoint, device="cpu", usd_per_gpu_second=Decimal("0.01"))
+
+
+def made(options, crop, *layers, progress=lambda _share: None):
+    async def go():
+        generator = LocalGenerator(options, here)
+        try:
+            return await generator.generate(build_request(SMALL, *layers), crop, progress)
+        finally:
+            await generator.aclose()
+
+    return asyncio.run(go())
+
+
+def test_a_photo_becomes_a_textured_model_with_its_seed_and_its_price(options, crop, tmp_path):
+    (model,) = made(options, crop, {"seed": 7})
+    (tmp_path / "model.glb").write_bytes(model.glb)
+    record = inspect_glb(tmp_path / "model.glb").to_json_dict()
+    assert 0 < record["triangles"] <= 500_000
+    assert record["max_texture_px"] == 1024
+    busy = Decimal(str(model.stage_seconds["load"])) + Decimal(str(model.stage_seconds["generate"]))
+    assert abs(model.cost_usd - busy * Decimal("0.01")) < Decimal("0.000001")
+    assert model.stage_seconds["post-process"] == 0.25
+    assert model.seed == 7
+    assert model.provenance["resolution"] == 512
+    assert model.provenance["precision"] == {"flows": "float32", "decoders": "float32"}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(options, crop):
+    (first,) = made(options, crop, {"seed": 7})
+    (again,) = made(options, crop, {"seed": 7})
+    (other,) = made(options, crop, {"seed": 8})
+    assert first.glb == again.glb
+    assert first.glb != other.glb
+
+
+def test_several_results_have_their_own_seeds_and_each_its_own_price(options, crop):
+    first, second = made(options, crop, {"seed": 7, "numberResults": 2})
+    assert (first.seed, second.seed) == (7, 8)
+    assert first.glb == made(options, crop, {"seed": 7})[0].glb
+    assert first.cost_usd > 0
+    assert second.cost_usd > 0
+
+
+def test_progress_only_grows_and_ends_at_one(options, crop):
+    seen = []
+    made(options, crop, progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert len(set(seen)) > 5
+
+
+def test_a_model_once_loaded_serves_the_next_product_without_its_files(checkpoint, crop, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "weights")
+    generator = LocalGenerator(LocalOptions(copy, device="cpu", plan="device"), here)
+    request = build_request(SMALL)
+    (first,) = asyncio.run(generator.generate(request, crop))
+    for file in copy.rglob("*.safetensors"):
+        file.unlink()
+    (second,) = asyncio.run(generator.generate(request, crop))
+    assert first.glb == second.glb
+    asyncio.run(generator.aclose())
+
+
+def test_two_generators_of_one_process_share_the_loaded_model(checkpoint, crop, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "weights")
+    free = LocalOptions(copy, device="cpu", plan="device")
+    dear = dataclasses.replace(free, usd_per_gpu_second=Decimal(1))
+    first, second = LocalGenerator(free, here), LocalGenerator(dear, here)
+    assert first.identity == second.identity
+    request = build_request(SMALL)
+    asyncio.run(first.generate(request, crop))
+    for file in copy.rglob("*.safetensors"):
+        file.unlink()
+    assert asyncio.run(second.generate(request, crop))[0].cost_usd > 0
+
+
+def test_another_checkpoint_is_another_generator(checkpoint, tmp_path):
+    from tiny_checkpoint import write_checkpoint
+
+    (tmp_path / "other").mkdir()
+    other = write_checkpoint(tmp_path / "other")
+    one, two = (LocalGenerator(LocalOptions(folder, device="cpu"), here) for folder in (checkpoint, other))
+    assert one.identity != two.identity
+    moved = LocalGenerator(LocalOptions(shutil.copytree(checkpoint, tmp_path / "moved"), device="cpu"), here)
+    assert one.identity == moved.identity
+
+
+def test_options_that_shape_the_model_make_another_generator_and_others_do_not(options):
+    def identity(**changes):
+        return LocalGenerator(dataclasses.replace(options, **changes), here).identity
+
+    assert identity(normal_map=True) != identity()
+    assert identity(precision="bfloat16") != identity()
+    assert identity(plan="disk", retry_smaller=False) == identity()
+
+
+def test_a_machine_without_weights_gets_the_command_to_run(tmp_path):
+    with pytest.raises(WeightsMissing, match="trellis-pipeline weights fetch"):
+        LocalGenerator(LocalOptions(tmp_path, device="cpu"), here)
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are(checkpoint):
+    with pytest.raises(ConfigError, match=r"cuda:7.*cpu"):
+        LocalGenerator(LocalOptions(checkpoint, device="cuda:7"), here)
+
+
+def test_1536_on_a_cpu_is_refused_before_anything_is_loaded(options, crop):
+    with pytest.raises(ConfigError, match=r"1536.*CPU.*resolution 1024"):
+        made(options, crop, {"settings.resolution": 1536})
+
+
+def test_a_transparent_photo_is_the_products_fault(options):
+    with pytest.raises(MatteError, match="opaque"):
+        made(options, as_input(Image.new("RGBA", (64, 64), (0, 0, 0, 0))))
+
+
+def test_a_photo_without_transparency_says_that_it_was_not_cut_out(options):
+    with pytest.raises(MatteError, match="background"):
+        made(options, as_input(Image.new("RGB", (64, 64), "white")))
+
+
+@pytest.fixture
+def broken(checkpoint, tmp_path):
+    """A checkpoint whose material flow gives NaN."""
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(checkpoint, tmp_path / "broken")
+    file = copy / "microsoft/TRELLIS.2-4B/ckpts/tex_512.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensor * np.nan for name, tensor in tensors.items()}, file)
+    return copy
+
+
+def test_a_generation_that_fails_says_why_and_what_its_time_did_cost(broken, crop):
+    options = LocalOptions(broken, device="cpu", usd_per_gpu_second=Decimal("0.01"))
+    with pytest.raises(GenerationError, match="material") as caught:
+        made(options, crop)
+    assert caught.value.cost_usd > 0
+
+
+def test_a_cancelled_generation_ends_at_its_next_step_and_the_next_one_works(options, crop):
+    async def go():
+        generator = LocalGenerator(options, here)
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        seen = []
+
+        def progress(share):
+            seen.append(share)
+            loop.call_soon_threadsafe(begun.set)
+
+        work = asyncio.ensure_future(generator.generate(build_request(SMALL), crop, progress))
+        await begun.wait()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        stopped_at = seen[-1]
+        (model,) = await generator.generate(build_request(SMALL), crop)
+        await generator.aclose()
+        return stopped_at, model
+
+    stopped_at, model = asyncio.run(go())
+    assert stopped_at < 1
+    assert model.glb
+
+
+HOLDER = """
+import sys, time
+from trellis_pipeline.generation.local.warm import device_turn
+with device_turn(sys.argv[1], lambda: False):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_device_waits_for_another_process_and_is_free_when_that_dies():
+    name = f"cpu:{os.getpid()}"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, name], stdout=subprocess.PIPE, text=True)
+    entered = threading.Event()
+
+    def enter():
+        with device_turn(name, lambda: False):
+            entered.set()
+
+    try:
+        assert holder.stdout.readline() == "held\n"
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        assert not entered.wait(0.6)
+        holder.send_signal(signal.SIGKILL)
+        assert entered.wait(30)
+        waiting.join()
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def test_waiting_for_a_device_can_be_given_up():
+    name = f"cpu:{os.getpid()}"
+    with device_turn(name, lambda: False), pytest.raises(Stopped), device_turn(name, lambda: True):
+        pytest.fail("two at once")
