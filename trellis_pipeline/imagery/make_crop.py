@@ -7,7 +7,9 @@ the same libraries, because a crop's hash decides whether a model has to be boug
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +24,16 @@ from trellis_pipeline.imagery.triage import TriageFlag, TriageLimits, triage
 
 @dataclass(frozen=True, slots=True)
 class CropOptions:
-    """How to cut out. max_pixels: limit on the source photo. matte: see `matte.choose.make_matte`."""
+    """How to cut out. max_pixels: limit on the photo. matte, weights: see `matte.choose.make_matte`."""
 
     max_pixels: int = 64_000_000
     matte: str = "auto"
     triage: TriageLimits = field(default_factory=TriageLimits)
+    weights: Path | None = None
+
+    def shaping(self) -> dict[str, Any]:
+        """Everything that makes another crop. Where weights lie does not: they are the same everywhere."""
+        return {name: value for name, value in asdict(self).items() if name != "weights"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,7 @@ def make_crop(photo: bytes, options: CropOptions) -> CropResult:
     small = DecodedImage(
         rgba, bool((rgba[..., 3] != 255).any()), source.format, source.mode, width, height, source.notes
     )
-    matte = make_matte(small, options.matte)
+    matte = make_matte(small, options.matte, weights=options.weights)
     # A file's own alpha comes with the colours its maker wanted; a matte of ours leaves a rim of background.
     rgb = rgba[..., :3] if matte.method == "alpha" else clean_colours(rgba[..., :3], matte.alpha)
     cut_out = np.dstack([rgb, matte.alpha])

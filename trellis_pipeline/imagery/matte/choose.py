@@ -8,6 +8,7 @@ but takes a shadow for the object. `fuse` adds them up, and how well they agree 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from trellis_pipeline.errors import ConfigError, MatteError
 from trellis_pipeline.imagery.crop import SOLID_ALPHA
 from trellis_pipeline.imagery.decode import DecodedImage
 
-METHODS = ("auto", "alpha", "u2netp", "classical")
+METHODS = ("auto", "alpha", "u2netp", "classical", "birefnet")
 # An alpha that hides less than this outlines rounded corners or a stray pixel, not an object.
 MIN_HIDDEN_SHARE = 0.005
 
@@ -35,14 +36,14 @@ class Matte:
     notes: tuple[str, ...] = ()
 
 
-def make_matte(image: DecodedImage, method: str = "auto") -> Matte:
+def make_matte(image: DecodedImage, method: str = "auto", *, weights: Path | None = None) -> Matte:
     """Cut the object out of a photo, preferably at most 1024 px on a side.
 
     method: "auto" takes the photo's alpha if it has a useful one, else u2netp and the classical matte
-    together, else (without the extra `matte`) the classical matte alone. "alpha", "u2netp", "classical" and
-    "rembg:<model>" insist on one.
-    Raises ConfigError for an unknown or uninstalled method, MatteError where "alpha" finds none or the
-    photo is entirely transparent.
+    together, else (without the extra `matte`) the classical matte alone. "alpha", "u2netp", "classical",
+    "birefnet" and "rembg:<model>" insist on one. weights: folder with BiRefNet, see `birefnet`.
+    Raises ConfigError for an unknown or uninstalled method (WeightsMissing and WeightsInvalid are such),
+    MatteError where "alpha" finds none or the photo is entirely transparent.
     """
     from trellis_pipeline.imagery.matte import u2netp
     from trellis_pipeline.imagery.matte.rembg_models import PREFIX
@@ -66,13 +67,7 @@ def make_matte(image: DecodedImage, method: str = "auto") -> Matte:
             return _two_opinions(rgb)
         note = "u2netp is not installed: classical matte only, shadows may remain (extra: matte)"
         return Matte(_classical(rgb), "classical", notes=(note,))
-    if method == "classical":
-        return Matte(_classical(rgb), method)
-    if method == "u2netp":
-        return Matte(_to_alpha(u2netp.object_probability(rgb)), method)
-    from trellis_pipeline.imagery.matte import rembg_models
-
-    return Matte(_to_alpha(rembg_models.object_probability(rgb, method.removeprefix(PREFIX))), method)
+    return Matte(_alone(rgb, method, weights), method)
 
 
 def _is_useful(image: DecodedImage) -> bool:
@@ -98,6 +93,21 @@ def _classical(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     lab = classical.to_lab(rgb)
     return _to_alpha(edges.refine_edges(lab, classical.read_background(lab), classical.object_mask(rgb)))
+
+
+def _alone(rgb: NDArray[np.uint8], method: str, weights: Path | None) -> NDArray[np.uint8]:
+    from trellis_pipeline.imagery.matte import birefnet, rembg_models, u2netp
+
+    if method == "classical":
+        return _classical(rgb)
+    if method == "u2netp":
+        return _to_alpha(u2netp.object_probability(rgb))
+    if method == "birefnet":
+        if weights is None:
+            raise ConfigError('imagery.matte = "birefnet" needs the folder of its weights (local.weights)')
+        return _to_alpha(birefnet.object_probability(rgb, birefnet.network_path(weights)))
+    model = method.removeprefix(rembg_models.PREFIX)
+    return _to_alpha(rembg_models.object_probability(rgb, model))
 
 
 def _two_opinions(rgb: NDArray[np.uint8]) -> Matte:
