@@ -148,7 +148,11 @@ def open_tools(
                 end_connections=end_connections,
                 image_state=_image_state(catalogs),
                 request=_requests(line, generator),
-                crop_options=CropOptions(max_pixels=imagery.max_pixels, matte=imagery.matte),
+                crop_options=CropOptions(
+                    max_pixels=imagery.max_pixels,
+                    matte=imagery.matte,
+                    weights=line.settings.local.weights.expanduser(),
+                ),
                 profile=line.profile(),
                 preview_px=line.settings.previews.px,
                 hold=line.settings.triage.hold,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
@@ -21,7 +20,7 @@ from assets.tools import LineTools
 
 def identity(item: LineItem, tools: LineTools) -> tuple[object, ...]:
     """The photo's content and the options of cutting out."""
-    return (item.need(SourceImage).data_version, asdict(tools.crop_options))
+    return (item.need(SourceImage).data_version, tools.crop_options.shaping())
 
 
 async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductCrop:

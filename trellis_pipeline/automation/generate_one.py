@@ -90,7 +90,11 @@ async def _made(
             f"generator {generator.identity.name} is paid for each model: use `trellis-pipeline run`, which "
             "keeps the books and buys nothing twice"
         )
-    options = CropOptions(max_pixels=settings.imagery.max_pixels, matte=settings.imagery.matte)
+    options = CropOptions(
+        max_pixels=settings.imagery.max_pixels,
+        matte=settings.imagery.matte,
+        weights=settings.local.weights.expanduser(),
+    )
     crop = (await workers.run(make_crop, _read(photo, settings.imagery.max_bytes), options)).value
     image = InputImage(crop.png, hashlib.sha256(crop.png).hexdigest(), dimensions)
     (made, *_) = await generator.generate(request, image, progress)
