@@ -32,10 +32,12 @@ def build_cost_report(settings: LineSettings) -> dg.AssetsDefinition:
         from trellis_pipeline.costs.accepted import WASTE, by_fate, spend_by_request
         from trellis_pipeline.costs.money import format_usd
         from trellis_pipeline.costs.reports import report
+        from trellis_pipeline.costs.stage_seconds import stage_totals
 
         products = models_of(store.open(), catalog)
         with ledger.open() as books:
             lines = {by: report(books, by=by, catalog=catalog) for by in ("generator", "day")}
+            stages = stage_totals(books, catalog)
             spent = by_fate(spend_by_request(books, catalog), products)
         total = sum((line.settled_usd for line in lines["generator"]), start=Decimal(0))
         reserved = sum((line.reserved_usd for line in lines["generator"]), start=Decimal(0))
@@ -54,6 +56,7 @@ def build_cost_report(settings: LineSettings) -> dg.AssetsDefinition:
                 "overrun_usd": float(sum(line.overrun_usd for line in lines["generator"])),
                 "generations": count,
                 "generation_seconds": sum(line.seconds for line in lines["generator"]),
+                **{f"{stage.generator}_{stage.stage}_seconds": stage.seconds for stage in stages},
                 "accepted_models": spent.accepted,
                 "wasted_usd": float(spent.wasted),
                 **{f"{fate}_usd": float(spent.usd[fate]) for fate in WASTE},

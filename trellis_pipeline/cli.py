@@ -29,6 +29,7 @@ from trellis_pipeline.cli_common import (
 from trellis_pipeline.cli_costs import costs_app
 from trellis_pipeline.cli_generate import generate
 from trellis_pipeline.cli_serve import serve, webhooks
+from trellis_pipeline.cli_weights import weights_app
 from trellis_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ app = typer.Typer(
     help="Product photos to shop-ready GLB models, with lineage, QA and an exact cost for each.",
 )
 app.add_typer(costs_app, name="costs")
+app.add_typer(weights_app, name="weights")
 app.command()(generate)
 app.command()(serve)
 app.command()(webhooks)

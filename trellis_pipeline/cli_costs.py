@@ -45,15 +45,17 @@ def costs(
 
     def work() -> int:
         from trellis_pipeline.costs.reports import report
+        from trellis_pipeline.costs.stage_seconds import stage_totals
         from trellis_pipeline.review.terminal import cost_document, print_costs
 
         with _ledger(config, output) as ledger:
             lines = report(ledger, by=by, catalog=catalog)
+            stages = stage_totals(ledger, catalog)
             paused = ledger.paused()
         if as_json:
-            typer.echo(cost_document(by, lines))
+            typer.echo(cost_document(by, lines, stages))
         else:
-            print_costs(by, lines)
+            print_costs(by, lines, stages)
         if paused:
             typer.echo(f"{paused}; `trellis-pipeline costs resume` lifts it", err=True)
         return 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from trellis_pipeline.automation.check import Check, Found, Status, folder_checks, guarded
+from trellis_pipeline.automation.doctor_local import local_checks
 from trellis_pipeline.automation.doctor_money import api_key_checks, ledger_checks
 from trellis_pipeline.config import CatalogSettings, Settings
 from trellis_pipeline.errors import ConfigError
@@ -46,6 +47,7 @@ def examine(load: Callable[[], Settings]) -> tuple[Check, ...]:
         ("storage", lambda: _storage(settings, made["store"])),
         ("ledger", lambda: ledger_checks(settings)),
         ("api key", lambda: api_key_checks(settings)),
+        ("local", lambda: local_checks(settings)),
         ("catalogs", lambda: _catalogs(settings, made["catalogs"], made["generator"])),
         ("matte", lambda: _matte(settings.imagery.matte)),
         ("dagster", lambda: _dagster(settings)),

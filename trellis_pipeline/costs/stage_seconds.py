@@ -36,8 +36,8 @@ def record(connection: Connection, reservation_id: str, seconds: Mapping[str, fl
         connection.execute(insert(stage_seconds), rows)
 
 
-def stage_totals(ledger: Ledger) -> tuple[StageTotal, ...]:
-    """Sums for all settled generations, by generator and stage."""
+def stage_totals(ledger: Ledger, catalog: str | None = None) -> tuple[StageTotal, ...]:
+    """Sums for all settled generations, or those of one catalog, by generator and stage."""
     query = (
         select(
             spend_events.c.generator,
@@ -50,6 +50,8 @@ def stage_totals(ledger: Ledger) -> tuple[StageTotal, ...]:
         .group_by(spend_events.c.generator, stage_seconds.c.stage)
         .order_by(spend_events.c.generator, stage_seconds.c.stage)
     )
+    if catalog is not None:
+        query = query.where(spend_events.c.catalog == catalog)
     with ledger.reading() as connection:
         return tuple(
             StageTotal(row.generator, row.stage, row.generations, float(row.seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from trellis_pipeline.costs.reports import CostLine
+    from trellis_pipeline.costs.stage_seconds import StageTotal
 
 _STATUS_STYLE = {"generated": "green", "cached": "cyan", "held": "yellow", "failed": "red"}
 _VERDICT_STYLE = {"pass": "green", "warn": "yellow", "fail": "red"}
@@ -123,8 +125,8 @@ def _print_problems(console: Console, summary: Any) -> None:
             )
 
 
-def print_costs(by: str, lines: Sequence[CostLine]) -> None:
-    """A cost report as a table."""
+def print_costs(by: str, lines: Sequence[CostLine], stages: Sequence[StageTotal] = ()) -> None:
+    """A cost report as a table. stages: where the time of the user's own machine went."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(by)
     for column in ("settled USD", "reserved USD", "generations", "seconds"):
@@ -141,9 +143,15 @@ def print_costs(by: str, lines: Sequence[CostLine]) -> None:
     console = _console()
     console.print(table)
     console.print(f"total settled: ${total:.4f}", highlight=False)
+    for stage in stages:
+        console.print(
+            f"{escape(stage.generator)}: {escape(stage.stage)} {stage.seconds:,.1f} s "
+            f"for {stage.generations:,} generations",
+            highlight=False,
+        )
 
 
-def cost_document(by: str, lines: Sequence[CostLine]) -> str:
+def cost_document(by: str, lines: Sequence[CostLine], stages: Sequence[StageTotal] = ()) -> str:
     """A cost report as JSON; amounts are strings, because JSON numbers are not exact."""
     rows = [
         {
@@ -156,7 +164,7 @@ def cost_document(by: str, lines: Sequence[CostLine]) -> str:
         }
         for line in lines
     ]
-    return json.dumps({"by": by, "lines": rows}, indent=1)
+    return json.dumps({"by": by, "lines": rows, "stages": [asdict(stage) for stage in stages]}, indent=1)
 
 
 def _count(value: int | None) -> str:

@@ -55,7 +55,7 @@ def test_a_photo_becomes_a_textured_model_with_its_seed_and_its_price(options, c
     assert record["max_texture_px"] == 1024
     busy = Decimal(str(model.stage_seconds["load"])) + Decimal(str(model.stage_seconds["generate"]))
     assert abs(model.cost_usd - busy * Decimal("0.01")) < Decimal("0.000001")
-    assert model.stage_seconds["post-process"] == 0.25
+    assert model.stage_seconds["post_process"] == 0.25
     assert model.seed == 7
     assert model.provenance["resolution"] == 512
     assert model.provenance["precision"] == {"flows": "float32", "decoders": "float32"}

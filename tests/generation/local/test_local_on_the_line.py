@@ -58,7 +58,7 @@ def test_a_run_makes_every_product_and_the_books_say_where_the_time_went(shop):
         settled = totals(ledger).settled_usd
         stages = {total.stage: total for total in stage_totals(ledger)}
     assert settled == sum((product.cost_usd for product in summary.products), Decimal(0)) > 0
-    assert set(stages) == {"load", "generate", "post-process"}
+    assert set(stages) == {"load", "generate", "post_process"}
     assert all(total.generator == "local" and total.generations == 2 for total in stages.values())
     busy = Decimal(str(stages["load"].seconds + stages["generate"].seconds))
     assert abs(settled - busy * Decimal("0.001")) < Decimal("0.00001")
@@ -156,7 +156,7 @@ def test_one_photo_becomes_one_file_with_its_picture(checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["seed"] == 7
-    assert set(facts["seconds"]) == {"load", "generate", "post-process"}
+    assert set(facts["seconds"]) == {"load", "generate", "post_process"}
     assert (tmp_path / "models/bottle.glb").read_bytes()[:4] == b"glTF"
     assert (tmp_path / "bottle-3d.png").stat().st_size > 1000
     height = json.loads(trellis("inspect", "models/bottle.glb", "--json", cwd=tmp_path).stdout)["bbox_m"][1]

@@ -155,7 +155,7 @@ class LocalGenerator:
         stages = {
             "load": one.busy.load_seconds,
             "generate": one.busy.generate_seconds + (wasted if first else 0.0),
-            "post-process": one.cpu_seconds,
+            "post_process": one.cpu_seconds,
         }
         return GeneratedModel(
             glb=one.glb,
