@@ -27,6 +27,7 @@ def start(
     *arguments: object,
     folder: Path,
     endpoint: str,
+    stdin: int = subprocess.DEVNULL,
     stderr: int | IO[str] = subprocess.PIPE,
     **environment: str,
 ) -> subprocess.Popen[str]:
@@ -42,7 +43,7 @@ def start(
             **environment,
         },
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
+import threading
 import time
 
 import pytest
@@ -86,6 +89,34 @@ def test_nobody_to_ask_means_nothing_is_fetched(command, hub, weights):
     assert "--yes" in err
     assert not weights.exists()
     assert {asked.method for asked in hub.requests} == {"HEAD"}
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
+def test_a_terminal_is_asked_and_shows_progress(command, weights, answer, code):
+    keyboard, terminal = os.openpty()
+    shown = bytearray()
+
+    def read():
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while block := os.read(keyboard, 65536):
+                shown.extend(block)
+
+    process = command("fetch", stdin=terminal, stderr=terminal)
+    os.close(terminal)
+    reader = threading.Thread(target=read)
+    reader.start()
+    os.write(keyboard, f"{answer}\n".encode())
+    out, _ = process.communicate(timeout=60)
+    reader.join()
+    os.close(keyboard)
+    assert process.returncode == code, out
+    assert out.index("DINOv3 License") < out.index("Fetch this?")
+    if code:
+        assert b"nothing was fetched" in shown
+        assert not weights.exists()
+    else:
+        assert b"fetching flow.safetensors" in shown
+        assert places(weights) == {file.place for file in WANTED}
 
 
 def test_a_closed_gate_ends_it_before_anything_is_downloaded(command, hub, weights):
