@@ -19,7 +19,7 @@ def ledger_checks(settings: Settings) -> Found:
     """The books, and what stands in them. A ledger that is not there yet is not made."""
     url = parse_url(settings.ledger_url)
     where = describe(url)
-    paid = settings.generation.generator == "runware"
+    paid = _costs_money(settings)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         yield from folder_checks("ledger", Path(str(url.database)).parent, "set `home` or [ledger] url")
         yield _budgets(settings, None, paid=paid)
@@ -45,19 +45,26 @@ def ledger_checks(settings: Settings) -> Found:
         yield from _purchases(books)
 
 
+def _costs_money(settings: Settings) -> bool:
+    """A purchase does, and so does time on the user's own GPU unless it counts as free."""
+    if settings.generation.generator == "local":
+        return settings.local.usd_per_gpu_second != 0
+    return settings.generation.generator == "runware"
+
+
 def _budgets(settings: Settings, books: Ledger | None, *, paid: bool) -> Check:
     budgets = Budgets(**dict(settings.budget))
     if not paid:
         return Check("budgets", "ok", f"not needed: {settings.generation.generator} is free")
     if not budgets.any:
         return Check(
-            "budgets", "problem", "runware costs money and no budget is set",
+            "budgets", "problem", f"{settings.generation.generator} costs money and no budget is set",
             "set one under [budget] in trellis.toml, for example total_usd = 5.00, or give --budget",
         )  # fmt: skip
     caps = [(name, cap) for name, cap in dict(settings.budget).items() if cap is not None]
     text = ", ".join(f"{name} {format_usd(cap)}" for name, cap in caps)
     if books is not None:
-        nobody = SpendScope("", "", "", "runware", "", "", "")
+        nobody = SpendScope("", "", "", settings.generation.generator, "", "", "")
         states = [s for s in books.headroom(nobody, budgets).states if s.scope in ("total", "day")]
         empty = [s.scope for s in states if s.left is not None and s.left <= 0]
         if empty:

@@ -8,12 +8,15 @@ through the networks that the application chooses for it: 1024 and 1536 are reac
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from trellis_pipeline.generation.local.options import LocalOptions
 from trellis_pipeline.generation.request import GenerationRequest, SamplerSettings
 from trellis_pipeline.mesh.postprocess.options import PostprocessOptions
-from trellis_pipeline.trellis2.pipeline import GenerationSettings
-from trellis_pipeline.trellis2.sampler import SamplerSettings as Sampling
+
+if TYPE_CHECKING:
+    from trellis_pipeline.trellis2.pipeline import GenerationSettings
+    from trellis_pipeline.trellis2.sampler import SamplerSettings as Sampling
 
 MODE_OF_RESOLUTION = {512: "512", 1024: "1024_cascade", 1536: "1536_cascade"}
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,12 +147,13 @@ def warm_model(options: LocalOptions) -> WarmModel:
     WeightsInvalid where the checkpoint is not in its folder.
     """
     from trellis_pipeline.trellis2.machine import look
+
+    machine = look(options.device, precision=options.precision)  # says it where PyTorch is not installed
     from trellis_pipeline.trellis2.repository import open_repository
 
     with _models_lock:
-        key = replace(options, usd_per_gpu_second=type(options.usd_per_gpu_second)(0), threads=1)
+        key = replace(options, usd_per_gpu_second=Decimal(0), threads=1)
         if key not in _models:
-            machine = look(options.device, precision=options.precision)
             repository = open_repository(options.weights, image_encoder=options.image_encoder)
             _models[key] = WarmModel(repository, machine, options)
         return _models[key]
