@@ -184,7 +184,7 @@ def test_a_check_says_what_is_missing_damaged_and_possible(planned, client, weig
     findings = look_through(weights, WANTED)
     text = check_text(weights, findings)
     assert "damaged: model.safetensors has 5 bytes instead of 300,000" in text
-    assert "missing: ckpts/flow.safetensors is not there" in text
+    assert "missing: ckpts/flow.safetensors\n" in text
     assert text.endswith("complete for: nothing")
     document = check_document(weights, findings)
     assert document["ok"] is False

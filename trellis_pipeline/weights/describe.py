@@ -40,7 +40,10 @@ def check_text(weights: Path, findings: Sequence[Finding]) -> str:
         here = [found for found in findings if found.file.repository == name]
         intact = sum(not found.is_faulty for found in here)
         lines.append(f"{name}: {intact} of {_files(len(here))}")
-        lines.extend(f"  {found.state}: {found.file.path} {found.reason}" for found in here if found.reason)
+        if all(found.state == "missing" for found in here):
+            lines.append("  missing: all of it")
+        else:
+            lines.extend(_state_line(found) for found in here if found.state != "intact")
     resolutions = complete_resolutions(findings)
     lines.append(f"complete for: {', '.join(resolutions) or 'nothing'}")
     return "\n".join(lines)
@@ -64,6 +67,10 @@ def check_document(weights: Path, findings: Sequence[Finding]) -> dict[str, Any]
             for found in findings
         ],
     }
+
+
+def _state_line(found: Finding) -> str:
+    return f"  {found.state}: {found.file.path} {found.reason}".rstrip()
 
 
 def size_text(size_bytes: int) -> str:

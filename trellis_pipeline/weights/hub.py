@@ -82,8 +82,8 @@ class Hub:
             self._explain(error, repository, file)
         except (transport_error, OSError) as error:
             raise StorageUnavailable(
-                f"{self._host} does not answer ({type(error).__name__}); what was fetched is kept, run the "
-                "same command again when the network is there"
+                f"{self._host} does not answer ({type(error).__name__}): is there a network? Whatever was "
+                "fetched before is kept; run the same command again"
             ) from error
         _compare(said, repository, file)
         headers = {"accept-encoding": "identity", "user-agent": "trellis-pipeline"}

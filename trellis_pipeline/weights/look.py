@@ -29,7 +29,7 @@ def nobody(doing: str, place: str, done: int, of: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One file and how it is. path: where it was looked for. reason: what is wrong with it, else empty."""
+    """One file and how it is. path: where it was looked for. reason: what is wrong with what is there."""
 
     file: PublishedFile
     path: Path
@@ -51,7 +51,7 @@ def look_at(path: Path, file: PublishedFile, watch: Watch = nobody) -> Finding:
             return Finding(file, path, "damaged", f"{reason}{pointer_note(path)}")
         found = sha256_of(path, lambda done: watch("checking", file.place, done, file.file_bytes))
     except FileNotFoundError:
-        return Finding(file, path, "missing", "is not there")
+        return Finding(file, path, "missing")
     except OSError as error:
         return Finding(file, path, "damaged", f"cannot be read: {error.strerror}")
     if found != file.sha256:
