@@ -25,6 +25,7 @@ from trellis_pipeline.mesh.postprocess.bake import (
     closest_to_texels,
     encode,
 )
+from trellis_pipeline.mesh.postprocess.creases import part_at_folds
 from trellis_pipeline.mesh.postprocess.narrow_band import (
     project_without_folds,
     remesh_narrow_band,
@@ -96,13 +97,14 @@ def postprocess(
         )
     with clock.step("rasterise"):
         raster = rasterize_atlas(layout.uvs, layout.triangles, options.texture_px)
-        smooth = vertex_normals(model)
-        normals = smooth[layout.source_vertex]
+    with clock.step("normals"):
+        layout, normals = part_at_folds(model, layout)
     with clock.step("closest points"):
         flat, closest = closest_to_texels(raster, layout, tree, threads=options.threads)
     light = None
     if options.occlusion_rays:
         with clock.step("occlusion"):
+            smooth = vertex_normals(model)
             reached = openness(model, smooth, options.occlusion_rays, threads=options.threads)
             light = texel_values(raster, layout.triangles, reached[layout.source_vertex, None])[1][:, 0]
     with clock.step("bake"):
