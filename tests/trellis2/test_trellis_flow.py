@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="TRELLIS.2 needs PyTorch")
 
 from trellis_pipeline.errors import ConfigError  # noqa: E402
-from trellis_pipeline.trellis2 import flow  # noqa: E402
+from trellis_pipeline.trellis2 import flow as flow_module  # noqa: E402
 from trellis_pipeline.trellis2.attention import SelfAttention, attend  # noqa: E402
 from trellis_pipeline.trellis2.embeddings import (  # noqa: E402
     grid_coords,
@@ -152,5 +152,5 @@ def test_an_mlp_over_some_tokens_at_a_time_is_the_same(monkeypatch):
     torch.manual_seed(1)
     layer, x = FeedForward(8, 32, torch.float32), torch.randn(2, 11, 8)
     whole = layer(x)
-    monkeypatch.setattr(flow, "_MLP_ROWS", 4)
+    monkeypatch.setattr(flow_module, "_MLP_ROWS", 4)
     torch.testing.assert_close(layer(x), whole, rtol=1e-5, atol=1e-6)
