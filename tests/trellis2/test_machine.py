@@ -112,10 +112,13 @@ def test_a_cpu_does_everything_but_1536(gigabytes):
     assert "use resolution 1024, " in str(caught.value)
 
 
-def test_a_cpu_with_little_memory_is_told_to_halve_the_precision():
-    with pytest.raises(ConfigError, match='precision = "bfloat16", which takes half'):
+def test_a_cpu_with_little_memory_is_told_to_halve_the_precision_where_that_helps():
+    with pytest.raises(ConfigError, match='with .* precision = "bfloat16" it would fit'):
         check_mode(computer(6), "512")
     check_mode(computer(6, flow="bfloat16"), "512")
+    with pytest.raises(ConfigError) as caught:
+        check_mode(computer(4), "512")
+    assert "bfloat16" not in str(caught.value)
 
 
 def test_a_cpu_keeps_all_networks_only_where_its_memory_holds_them():

@@ -161,23 +161,25 @@ def _reason_against(machine: Machine, mode: str) -> str:
         raise ConfigError(f"unknown mode {mode!r}; known are {', '.join(USUAL)}")
     if machine.kind == "cpu" and mode == "1536_cascade":
         return f"resolution 1536 would take days on a CPU ({machine.name})"
-    need = needed_bytes(
-        "disk",
-        mode,
-        flow_dtype=machine.flow_dtype,
-        decoder_dtype=machine.decoder_dtype,
-        size=USUAL[mode],
-    )
+    need = _least(machine, mode, machine.flow_dtype)
     if _fits(machine, need, machine.memory_bytes, machine.host_memory_bytes):
         return ""
     asked = need.device_bytes + (need.host_bytes if machine.unified else 0)
     has = f"{machine.name} has {machine.memory_bytes / 1e9:.1f} GB"
     if not machine.unified and need.device_bytes <= machine.memory_bytes:
         asked, has = need.host_bytes, f"this machine has {machine.host_memory_bytes / 1e9:.1f} GB"
+    halved = _least(machine, mode, "bfloat16")
     saving = ""
-    if machine.flow_dtype == "float32" and machine.kind != "cuda":
-        saving = ' (or set [local] precision = "bfloat16", which takes half of it)'
+    if machine.unified and _fits(machine, halved, machine.memory_bytes, machine.host_memory_bytes):
+        saving = ' (with [local] precision = "bfloat16" it would fit)'
     return f"mode {mode} needs about {asked / 1e9:.1f} GB of memory and {has}{saving}"
+
+
+def _least(machine: Machine, mode: str, flow_dtype: str) -> Needed:
+    """What a usual object needs with the smallest plan."""
+    return needed_bytes(
+        "disk", mode, flow_dtype=flow_dtype, decoder_dtype=machine.decoder_dtype, size=USUAL[mode]
+    )
 
 
 def _fits(machine: Machine, need: Needed, device_bytes: float, host_bytes: float) -> bool:
