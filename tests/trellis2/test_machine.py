@@ -113,7 +113,7 @@ def test_a_cpu_does_everything_but_1536(gigabytes):
 
 
 def test_a_cpu_with_little_memory_is_told_to_halve_the_precision_where_that_helps():
-    with pytest.raises(ConfigError, match='with .* precision = "bfloat16" it would fit'):
+    with pytest.raises(ConfigError, match=r'with .* precision = "bfloat16" it would fit'):
         check_mode(computer(6), "512")
     check_mode(computer(6, flow="bfloat16"), "512")
     with pytest.raises(ConfigError) as caught:
