@@ -204,6 +204,21 @@ def test_a_matte_that_is_not_installed_is_named(here):
     assert "u2netp" in checks["matte"]["way_out"]
 
 
+def test_a_matte_that_was_not_fetched_or_is_another_file_is_named(here):
+    write_settings(here, '[imagery]\nmatte = "birefnet"\n[local]\nweights = "weights"\n')
+    _, checks = doctor()
+    assert checks["matte"]["status"] == "problem"
+    assert "model.onnx does not exist" in checks["matte"]["message"]
+    assert checks["matte"]["way_out"] == "trellis-pipeline weights fetch --matte"
+    network = here / "weights/onnx-community/BiRefNet-ONNX/onnx/model.onnx"
+    network.parent.mkdir(parents=True)
+    network.write_bytes(b"short")
+    assert "has the wrong size" in doctor()[1]["matte"]["message"]
+    with network.open("wb") as stream:
+        stream.truncate(972_666_916)  # a hole: nothing is written
+    assert doctor()[1]["matte"]["status"] == "ok"
+
+
 def test_schedules_without_a_daemon_are_a_warning(here):
     from trellis_pipeline.automation.instance import open_instance
     from trellis_pipeline.config import load_settings

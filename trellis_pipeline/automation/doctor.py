@@ -49,7 +49,7 @@ def examine(load: Callable[[], Settings]) -> tuple[Check, ...]:
         ("api key", lambda: api_key_checks(settings)),
         ("local", lambda: local_checks(settings)),
         ("catalogs", lambda: _catalogs(settings, made["catalogs"], made["generator"])),
-        ("matte", lambda: _matte(settings.imagery.matte)),
+        ("matte", lambda: _matte(settings.imagery.matte, settings.local.weights.expanduser())),
         ("dagster", lambda: _dagster(settings)),
     ]
     return tuple(check for name, look in checks for check in guarded(name, look))
@@ -128,7 +128,7 @@ def _catalog(
         yield Check(name, "ok", text)
 
 
-def _matte(method: str) -> Found:
+def _matte(method: str, weights_folder: Path) -> Found:
     import hashlib
 
     from trellis_pipeline.imagery.matte import u2netp
@@ -149,6 +149,8 @@ def _matte(method: str) -> Found:
         )
     elif method in ("alpha", "classical"):
         yield Check("matte", "ok", f"{method}: needs nothing more")
+    elif method == "birefnet":
+        yield _birefnet(weights_folder)
     elif not u2netp.is_installed():
         status: Status = "warning" if method == "auto" else "problem"
         effect = (
@@ -169,6 +171,19 @@ def _matte(method: str) -> Found:
                 "matte", "problem", f"{weights} is not the known u2netp file",
                 f"reinstall {u2netp.DISTRIBUTION}==0.1.3",
             )  # fmt: skip
+
+
+def _birefnet(weights_folder: Path) -> Check:
+    """By its size: reading a gigabyte is for `weights check --matte`."""
+    from trellis_pipeline.imagery.matte.birefnet import network_path
+    from trellis_pipeline.trellis2.published import MATTE_FILES
+
+    network, way_out = network_path(weights_folder), "trellis-pipeline weights fetch --matte"
+    if not network.is_file():
+        return Check("matte", "problem", f"birefnet: {network} does not exist", way_out)
+    if network.stat().st_size != MATTE_FILES[0].file_bytes:
+        return Check("matte", "problem", f"birefnet: {network} has the wrong size", way_out)
+    return Check("matte", "ok", f"birefnet: {network} is there")
 
 
 def _dagster(settings: Settings) -> Found:
