@@ -48,7 +48,10 @@ def test_only_what_is_missing_or_damaged_is_fetched(hub, planned, client, weight
 
 def test_a_broken_transfer_goes_on_where_it_stopped(hub, planned, client, weights):
     hub.faults[FLOW] = [Fault("break", after=1_000_000), Fault("break", after=700_000)]
-    fetch(planned(), client, pauses=SOON)
+    told = []
+    fetch(planned(), client, lambda doing, place, done, of: told.append((doing, done)), pauses=SOON)
+    waits = [done for doing, done in told if doing.startswith("waiting")]
+    assert waits == [1_000_000, 1_700_000]
     assert (weights / FLOW).read_bytes() == CONTENT[FLOW]
     bodies = hub.bodies(FLOW)
     assert [asked.headers.get("range", asked.headers.get("Range")) for asked in bodies] == [

@@ -1,5 +1,7 @@
 """Weights that are on this machine already, and what users may write as a source."""
 
+import errno
+import fcntl
 import os
 
 import pytest
@@ -102,6 +104,22 @@ def test_a_clone_without_git_lfs_is_recognised(planned, tmp_path):
     )
     with pytest.raises(WeightsInvalid, match="a Git LFS pointer, run `git lfs pull`"):
         planned(model=Folder(clone))
+
+
+def test_the_weights_folder_as_its_own_source_mends_what_is_damaged(hub, planned, client, weights):
+    fetch(planned(), client)
+    (weights / FLOW).write_bytes(bytes(3_000_000))
+    fetch(planned(model=Folder(weights)), client)
+    assert (weights / FLOW).read_bytes() == CONTENT[FLOW]
+
+
+def test_a_file_system_without_locks_does(planned, client, weights, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    fetch(planned(), client)
+    assert places(weights) == {file.place for file in WANTED}
 
 
 def test_a_folder_with_nothing_in_it_is_refused(planned, tmp_path):

@@ -119,6 +119,7 @@ def _download(
             file.file_bytes,
             lambda done: watch("fetching", file.place, done, file.file_bytes),
             pauses,
+            lambda have: watch("waiting for the network to fetch", file.place, have, file.file_bytes),
         )
         found = sha256_of(part, lambda done: watch("checking", file.place, done, file.file_bytes))
         if found == file.sha256:
@@ -144,6 +145,11 @@ def _folder_to_itself(weights: Path, waiting: Callable[[], None]) -> Iterator[bo
             waited = True
             waiting()
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            # Some cluster file systems have no locks. Two fetches there would spoil a beginning, which the
+            # hash finds out.
+            if error.errno not in {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}:
+                raise
         yield waited
 
 

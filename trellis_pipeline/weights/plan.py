@@ -69,14 +69,16 @@ def plan_fetch(
     """
     sources.require_model_in(files)
     findings = look_through(weights, files, watch)
-    steps = [_step(found.file, sources, in_cache) for found in findings if found.state != "intact"]
+    steps = [_step(found, sources, in_cache) for found in findings if found.state != "intact"]
     # Small ones first: descriptions, and what a gate may keep from us, come before the gigabytes.
     return FetchPlan(weights, findings, tuple(sorted(steps, key=lambda step: step.file.file_bytes)))
 
 
-def _step(file: PublishedFile, sources: Sources, in_cache: FindInCache) -> Step:
+def _step(found: Finding, sources: Sources, in_cache: FindInCache) -> Step:
+    file = found.file
     local = sources.in_folders(file)
-    if local is not None:
+    # Whoever names the weights folder itself does not want its damaged files once more.
+    if local is not None and not (found.path.exists() and local.samefile(found.path)):
         found_bytes = local.stat().st_size
         if found_bytes != file.file_bytes:
             raise WeightsInvalid(

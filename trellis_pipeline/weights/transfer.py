@@ -35,11 +35,12 @@ def transfer(
     total_bytes: int,
     done: Callable[[int], None],
     pauses: Sequence[float] = PAUSES_SECONDS,
+    waiting: Callable[[int], None] = lambda _have: None,
 ) -> None:
     """Bring `part`, which may have a beginning already, to `total_bytes`.
 
     locate: asked before every attempt, because addresses of a content network expire. done: is told how many
-    bytes are there.
+    bytes are there. waiting: is told the same before a pause.
 
     Raises StorageUnavailable when attempts bring nothing any more, WeightsInvalid for more bytes than there
     should be, what `locate` raises, and OSError of the disk.
@@ -61,6 +62,7 @@ def transfer(
                     f"the connection breaks ({type(error).__name__}); {_length(part):,} of "
                     f"{total_bytes:,} bytes are kept, run the same command again to go on"
                 ) from error
+        waiting(_length(part))
         time.sleep(wait)
 
 
