@@ -185,6 +185,25 @@ def test_a_network_is_one_object_with_the_same_weights_at_every_use(checkpoint, 
     assert networks.seconds_loading > 0
 
 
+def test_with_the_plan_host_only_the_network_in_use_is_on_the_device(checkpoint):
+    """The meta device stands for one that is not the host: tensors that go there are gone from here."""
+    precision = Precision(torch.float32, torch.float32)
+    networks = ResidentNetworks(
+        open_repository(checkpoint), torch.device("meta"), plan="host", precision=precision
+    )
+    expected = {name: load(checkpoint, name).state_dict() for name in (FLOW, "shape_slat_decoder")}
+    seen = {}
+    for _ in range(2):
+        for name in expected:
+            with networks.use(name) as network:
+                seen[name] = network
+                on_device = [each for each, other in seen.items() if next(other.parameters()).is_meta]
+                assert on_device == [name]
+            for key, values in network.state_dict().items():
+                assert torch.equal(values, expected[name][key])
+    assert networks.waiting == tuple(expected)
+
+
 def test_a_network_that_could_not_be_loaded_can_be_loaded_once_its_file_is_whole(copy):
     file = open_repository(copy).networks[FLOW].weights
     whole = file.read_bytes()
