@@ -51,7 +51,7 @@ def transfer(
         try:
             _attempt(client, locate(), part, total_bytes, done)
             return
-        except (httpx.TransportError, StorageUnavailable) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, StorageUnavailable) as error:
             if _length(part) > before:
                 waits = iter(pauses)
             wait = next(waits, None)
@@ -79,13 +79,13 @@ def _attempt(
     headers = {**location.headers, **({"range": f"bytes={have}-"} if have else {})}
     with client.stream("GET", location.url, headers=headers) as answer:
         if answer.status_code == _RANGE_NOT_SATISFIABLE:
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise StorageUnavailable(f"{answer.url.host} has no byte {have:,} of the file; it is begun anew")
         if answer.status_code not in {_OK, _PARTIAL}:
             raise StorageUnavailable(f"{answer.url.host} answers with {answer.status_code}")
-        if answer.status_code == _OK or not _goes_on_at(answer, have):
-            have = 0
-        if answer.status_code == _PARTIAL and not _goes_on_at(answer, have):
+        if answer.status_code == _OK:
+            have = 0  # the server knows no ranges, and sends all of it
+        elif not _goes_on_at(answer, have):
             raise StorageUnavailable(f"{answer.url.host} sends another part of the file than was asked for")
         with part.open("ab") as stream:
             if stream.tell() != have:
