@@ -87,8 +87,7 @@ class WarmModel:
 
         stopped: asked between steps. busy: is filled in, whatever happens.
 
-        Raises Stopped, what `trellis2.pipeline.generate` raises, and ConfigError where the device has no
-        memory for any plan.
+        Raises Stopped, and what `trellis2.pipeline.generate` raises.
         """
         from trellis_pipeline.trellis2.pipeline import generate
 
@@ -97,7 +96,7 @@ class WarmModel:
                 raise Stopped
             watch(stage, done, of)
 
-        with self._turn, device_turn(self.machine.device, stopped):
+        with self._our_turn(stopped), device_turn(self.machine.device, stopped):
             networks = self._networks_for(mode)
             began, loaded = time.perf_counter(), networks.seconds_loading
             try:
@@ -114,6 +113,16 @@ class WarmModel:
             finally:
                 busy.load_seconds = networks.seconds_loading - loaded
                 busy.generate_seconds = time.perf_counter() - began - busy.load_seconds
+
+    @contextmanager
+    def _our_turn(self, stopped: Callable[[], bool]) -> Iterator[None]:
+        while not self._turn.acquire(timeout=_TURN_LOOK_SECONDS):
+            if stopped():
+                raise Stopped
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _networks_for(self, mode: str) -> ResidentNetworks:
         if self._networks is None:
