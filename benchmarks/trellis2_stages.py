@@ -12,8 +12,8 @@ widths, so that every matrix product has its published shape, but fewer blocks:
     shape decoder       1 block a level instead of 4, 16, 8, 4; a sphere of 704 coarse and 160,000 fine voxels
     material decoder    the same, guided by the sphere's subdivisions
 
-Printed: wall and CPU seconds of the second forward pass and peak memory of the first, beyond the weights. On a
-machine that is not quiet compare CPU seconds of one thread; two threads that wait for each other burn more.
+Printed: wall and CPU seconds of the second forward pass, and peak memory of the first beyond the weights. On
+a machine that is not quiet compare CPU seconds of one thread; two threads that wait for each other burn more.
 
 Then the same run's shares of bare torch: what `matmul` and `scaled_dot_product_attention` of the same shapes
 take, divided by what the module takes, in CPU seconds, alternating, the best of three. And the sparse

@@ -166,6 +166,48 @@ def test_the_cpu_is_always_there():
     assert look().device.startswith(("cuda", "mps", "cpu"))
 
 
+@pytest.fixture
+def two_cards(monkeypatch):
+    """PyTorch as it answers on a machine with a T4 and an RTX 4090, the second in use by others."""
+    torch = pytest.importorskip("torch")
+    cards = [("Tesla T4", (7, 5), 16, 15), ("NVIDIA GeForce RTX 4090", (8, 9), 24, 13)]
+
+    def card_of(device):
+        return cards[device if isinstance(device, int) else torch.device(device).index]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card_of(device)[0])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card_of(device)[1])
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda device: tuple(int(n * GB) for n in card_of(device)[:1:-1])
+    )
+
+
+def test_a_card_is_named_with_its_memory_and_what_it_computes_in(two_cards):
+    old, new = look("cuda"), look("cuda:1")
+    assert (old.device, old.name, old.memory_bytes, old.free_bytes) == (
+        "cuda:0",
+        "Tesla T4",
+        16 * GB,
+        15 * GB,
+    )
+    assert (old.flow_dtype, old.decoder_dtype) == ("float32", "float16")
+    assert (new.device, new.memory_bytes, new.free_bytes) == ("cuda:1", 24 * GB, 13 * GB)
+    assert (new.flow_dtype, new.decoder_dtype) == ("bfloat16", "float16")
+    assert choose_plan(new, "1024_cascade") == "host"  # the others' memory is not ours
+    assert look("auto").device == "cuda:0"
+    assert look("cpu").device == "cpu"
+    assert look("cuda:1", precision="float32").flow_dtype == "float32"
+
+
+def test_a_precision_that_a_card_does_not_have_is_refused(two_cards):
+    with pytest.raises(ConfigError, match="Tesla T4 does not compute in bfloat16"):
+        look("cuda:0", precision="bfloat16")
+    with pytest.raises(ConfigError, match=r"there is cuda:0 \(Tesla T4\), cuda:1 \(NVIDIA"):
+        look("cuda:2")
+
+
 def test_a_device_that_is_not_there_is_refused_and_those_that_are_are_named():
     pytest.importorskip("torch")
     with pytest.raises(

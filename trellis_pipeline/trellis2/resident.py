@@ -47,8 +47,8 @@ class Precision:
 def precision_for(device: torch.device) -> Precision:
     """What a device computes well: half precision on CUDA where it has bfloat16, else float32."""
     if device.type == "cuda":
-        with torch.cuda.device(device):
-            bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        # NVIDIA since Ampere; AMD's cards go by the same name and all do.
+        bfloat16 = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
         return Precision(flow=torch.bfloat16 if bfloat16 else torch.float32, decoder=torch.float16)
     return Precision(flow=torch.float32, decoder=torch.float32)
 
