@@ -84,7 +84,7 @@ class TriageSettings(BaseModel):
 class ImagerySettings(BaseModel):
     """Limits on source images, and how the object is cut out.
 
-    matte: `auto`, `alpha`, `u2netp`, `classical` or `rembg:<model>`.
+    matte: `auto`, `alpha`, `u2netp`, `classical`, `birefnet` or `rembg:<model>`.
     """
 
     model_config = _STRICT

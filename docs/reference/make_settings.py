@@ -40,8 +40,8 @@ MEANINGS = {
     "http. Cloud metadata addresses stay refused.",
     "imagery.allowed_hosts": "If not empty, the only hosts to fetch from; `.example.com` stands for every "
     "subdomain.",
-    "imagery.matte": "How the object is cut out: `auto`, `alpha`, `u2netp`, `classical` or `rembg:<model>`. "
-    "See [matting](../design/matting.md).",
+    "imagery.matte": "How the object is cut out: `auto`, `alpha`, `u2netp`, `classical`, `birefnet` (after "
+    "`weights fetch --matte`) or `rembg:<model>`. See [matting](../design/matting.md).",
     "triage.hold": "Which products with a triage flag wait for a person: those that would be bought "
     "(`paid`), all (`always`), none (`never`).",
     "generation.generator": "Which generator makes the models: `draft` (a blockout on the CPU, free) or "
@@ -79,7 +79,7 @@ MEANINGS = {
     "`disk`. `auto`: the first that fits.",
     "local.compile": "Run the networks through torch.compile: slower to begin, faster afterwards.",
     "local.retry_smaller": "Where the device's memory does not suffice, try once more with a smaller plan.",
-    "local.max_tokens": "Voxels that a flow may attend over; 1536 gives way down to 1024 before it is passed.",
+    "local.max_tokens": "Voxels that a flow may attend over; 1536 gives way down to 1024 before that.",
     "local.usd_per_gpu_second": "What the machine costs while it makes a model. Needed; 0 counts it as free.",
     "local.expected_seconds": "Of one model, for the first reservations. Unset: ten times what is published "
     "for an H100.",

@@ -135,6 +135,16 @@ def test_a_machine_without_weights_gets_the_command_to_run(tmp_path):
         LocalGenerator(LocalOptions(tmp_path, device="cpu"), here)
 
 
+def test_a_resolution_whose_weights_were_not_fetched_is_named_and_the_others_work(checkpoint, crop, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "weights")
+    for name in ("shape_1024", "tex_1024"):
+        (copy / f"microsoft/TRELLIS.2-4B/ckpts/{name}.safetensors").unlink()
+    options = LocalOptions(copy, device="cpu")
+    with pytest.raises(WeightsMissing, match=r"shape_1024.*weights fetch --only-mode 1024"):
+        made(options, crop, {"settings.resolution": 1024})
+    assert made(options, crop)
+
+
 def test_a_device_that_is_not_there_is_named_with_those_that_are(checkpoint):
     with pytest.raises(ConfigError, match=r"cuda:7.*cpu"):
         LocalGenerator(LocalOptions(checkpoint, device="cuda:7"), here)
