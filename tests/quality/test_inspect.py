@@ -326,7 +326,7 @@ def test_strange_values_anywhere_in_the_json_give_a_record_or_a_refusal(
     nothing_worse_than_a_refusal(edit(textured_glb, change))
 
 
-@pytest.mark.skipif(not CONTROLLERS.exists(), reason="needs @webxr-input-profiles/assets in tests/js")
+@pytest.mark.skipif(not CONTROLLERS.exists(), reason="needs real models: npm ci --prefix tests/js")
 def test_models_of_real_products_get_a_record() -> None:
     paths = sorted(CONTROLLERS.glob("profiles/*/*.glb"))
     assert paths

@@ -8,7 +8,7 @@ import voxel_shapes as shapes
 
 from trellis_pipeline.mesh.clean import is_closed_manifold, weld
 from trellis_pipeline.mesh.glb_write import write_glb
-from trellis_pipeline.mesh.postprocess.creases import part_at_folds
+from trellis_pipeline.mesh.postprocess.folds import part_at_folds
 from trellis_pipeline.mesh.postprocess.options import PostprocessOptions
 from trellis_pipeline.mesh.postprocess.patch_sizes import signed_volumes
 from trellis_pipeline.mesh.postprocess.pipeline import postprocess

@@ -25,7 +25,7 @@ from trellis_pipeline.mesh.postprocess.bake import (
     closest_to_texels,
     encode,
 )
-from trellis_pipeline.mesh.postprocess.creases import part_at_folds
+from trellis_pipeline.mesh.postprocess.folds import part_at_folds
 from trellis_pipeline.mesh.postprocess.narrow_band import (
     project_without_folds,
     remesh_narrow_band,
