@@ -21,6 +21,9 @@ from torch import Tensor
 _BITS = 16
 MAX_EDGE = (1 << _BITS) - 2
 
+CENTRE = 13
+"""Of the 27 offsets, the one that is none."""
+
 # A layer's scratch space on a GPU: values of its widest intermediate, a quarter of a gigabyte in float32.
 _CHUNK_VALUES = 1 << 26
 
@@ -90,7 +93,8 @@ class VoxelIndex:
 class Pairs:
     """One chunk's neighbours. out_rows: (P,) int32, counted from `start`. in_rows: (P,) int32.
 
-    The pairs of offset k stand at bounds[k]:bounds[k + 1]; within one offset no output row comes twice.
+    The pairs of offset k stand at bounds[k]:bounds[k + 1]; within one offset no output row comes twice. Those
+    of the centre, where every row is its own neighbour, are left out.
     """
 
     start: int
@@ -132,6 +136,7 @@ class Grid:
             stop = min(start + self.chunk_rows, len(self))
             table = index.neighbours(self.coords[start:stop]).T
             exists = table >= 0
+            exists[CENTRE] = False
             ends = exists.sum(1).cumsum(0).tolist()
             out_rows, in_rows = exists.nonzero()[:, 1].int(), table[exists].int()
             yield Pairs(start, stop, out_rows.to(device), in_rows.to(device), (0, *ends))
