@@ -8,7 +8,7 @@ import voxel_shapes as shapes
 
 from trellis_pipeline.mesh.clean import is_closed_manifold, weld
 from trellis_pipeline.mesh.glb_write import write_glb
-from trellis_pipeline.mesh.postprocess.folds import part_at_folds
+from trellis_pipeline.mesh.postprocess.creases import part_at_creases
 from trellis_pipeline.mesh.postprocess.options import PostprocessOptions
 from trellis_pipeline.mesh.postprocess.patch_sizes import signed_volumes
 from trellis_pipeline.mesh.postprocess.pipeline import postprocess
@@ -105,7 +105,7 @@ def test_an_open_sheet_stays_one_sheet_or_becomes_a_body_as_thin_as_a_fifth_of_a
     assert 0 < volume / area < 0.25 / RESOLUTION
 
 
-def test_a_fold_is_shaded_as_a_fold_and_a_bend_as_a_bend():
+def test_a_crease_is_shaded_as_a_crease_and_a_bend_as_a_bend():
     """A box has one normal for each side at its corners, a ball one for each vertex."""
     box = Mesh(
         np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32),
@@ -115,7 +115,7 @@ def test_a_fold_is_shaded_as_a_fold_and_a_bend_as_a_bend():
             np.int32,
         ),
     )  # fmt: skip
-    layout, normals = part_at_folds(box, unwrap(box, texture_px=128, padding_px=2))
+    layout, normals = part_at_creases(box, unwrap(box, texture_px=128, padding_px=2))
     corner = layout.positions.astype(float)[layout.triangles]
     facing = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     assert np.abs(normals[layout.triangles] - facing[:, None]).max() < 1e-6

@@ -190,7 +190,7 @@ def test_the_picture_is_that_of_the_voxels_and_of_the_product_and_shows_no_seams
             difference = np.abs(ours[..., :3].astype(int) - other[..., :3]).mean(axis=2) / 255
             assert difference[both].mean() < limit
             if other is voxels:
-                # Seams run along folds, where a simplified form differs most; more than that would show.
+                # Seams run along creases, where a simplified form differs most; more than that would show.
                 at_seams = both & (seams[..., :3].mean(axis=2) > 60)
                 assert at_seams.any()
                 assert difference[at_seams].mean() < difference[both & ~at_seams].mean() + 0.025

@@ -25,7 +25,7 @@ from trellis_pipeline.mesh.postprocess.bake import (
     closest_to_texels,
     encode,
 )
-from trellis_pipeline.mesh.postprocess.folds import part_at_folds
+from trellis_pipeline.mesh.postprocess.creases import part_at_creases
 from trellis_pipeline.mesh.postprocess.narrow_band import (
     project_without_folds,
     remesh_narrow_band,
@@ -98,7 +98,7 @@ def postprocess(
     with clock.step("rasterise"):
         raster = rasterize_atlas(layout.uvs, layout.triangles, options.texture_px)
     with clock.step("normals"):
-        layout, normals = part_at_folds(model, layout)
+        layout, normals = part_at_creases(model, layout)
     with clock.step("closest points"):
         flat, closest = closest_to_texels(raster, layout, tree, threads=options.threads)
     light = None
