@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import trimesh
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -68,6 +68,7 @@ def test_faces_without_area_go_and_the_others_keep_their_order():
     assert drop_degenerate_faces(Mesh(rows, faces)).triangles.tolist() == [[0, 1, 3], [1, 2, 3]]
 
 
+@example(triangles=np.random.default_rng(1).integers(0, 7, (300, 3)).astype(np.int32))
 def test_of_faces_over_the_same_corners_the_first_stays():
     faces = np.int32([[2, 1, 0], [0, 1, 3], [0, 1, 2], [1, 3, 0]])
     mesh = Mesh(np.zeros((4, 3), np.float32), faces)
@@ -122,3 +123,15 @@ def test_arrays_that_are_no_mesh_are_refused_by_name():
         clean(Mesh(BALL.vertices * np.float32("nan"), BALL.triangles))
     with pytest.raises(MeshError, match=r"point at vertices 0\.\.642"):
         clean(Mesh(BALL.vertices, np.vstack([BALL.triangles, [[0, 1, 642]]]).astype(np.int32)))
+
+
+@given(
+    triangles=arrays(np.int32, st.tuples(st.integers(0, 120), st.just(3)), elements=st.integers(0, 6)),
+)
+@example(triangles=np.random.default_rng(1).integers(0, 7, (300, 3)).astype(np.int32))
+def test_of_faces_over_the_same_corners_the_first_stays_however_many_meet_at_a_vertex(triangles):
+    mesh = Mesh(np.random.default_rng(0).random((7, 3)).astype(np.float32), triangles)
+    first = {}
+    for row in triangles:
+        first.setdefault(tuple(sorted(row.tolist())), row.tolist())
+    assert drop_duplicate_faces(mesh).triangles.tolist() == list(first.values())
