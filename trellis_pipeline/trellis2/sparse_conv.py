@@ -1,10 +1,10 @@
 """Submanifold convolution: a 3 x 3 x 3 convolution that looks at, and writes to, existing voxels only.
 
 The centre is an ordinary matrix product. For each of the 26 other offsets the rows that have a neighbour
-there are gathered, multiplied by that offset's matrix and added to their outputs. All arithmetic is in large matrix
-products and no voxel is visited in vain. Half precision is summed in float32, because the decoders end in
-thresholds. The result comes in chunks of rows, so that a layer which makes little of much need not hold the
-much.
+there are gathered, multiplied by that offset's matrix and added to their outputs. All arithmetic is in large
+matrix products and no voxel is visited in vain. Half precision is summed in float32, because the decoders end
+in thresholds. The result comes in chunks of rows, so that a layer which makes little of much need not hold
+the much.
 
 Method: Graham & van der Maaten 2017.
 """
