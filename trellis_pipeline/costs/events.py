@@ -12,7 +12,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, insert, literal, select
+from sqlalchemy import Connection, delete, func, insert, literal, select
 
 from trellis_pipeline.costs.budgets import SpendScope
 from trellis_pipeline.costs.money import ZERO, format_usd
@@ -103,6 +103,20 @@ def reserved_as(connection: Connection, reservation_id: str) -> Reservation | No
         .one_or_none()
     )
     return None if row is None else reservation_of(row)
+
+
+def refundable(connection: Connection, reservation_id: str, amount: Decimal) -> Reservation:
+    """The reservation that `amount` USD is paid back of; LedgerError where less than that is settled."""
+    stored = reserved_as(connection, reservation_id)
+    kept = connection.execute(
+        select(func.sum(spend_events.c.settled_change)).where(spend_events.c.reservation_id == reservation_id)
+    ).scalar()
+    if stored is None or amount > (kept or ZERO):
+        raise LedgerError(
+            f"reservation {reservation_id}: {format_usd(amount)} cannot be refunded, "
+            f"{format_usd(kept or ZERO)} of it is settled"
+        )
+    return stored
 
 
 def reservation_of(row: Mapping[Any, Any]) -> Reservation:

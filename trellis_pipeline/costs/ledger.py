@@ -4,9 +4,8 @@ A bill arrives when the work is done, and many products are under way at once, s
 budgets already reduced by all the others. Spending is therefore two events: `reserve` the worst case, then
 `settle` the truth or `release` what was not bought. In between, and for as long as an outcome is unknown, the
 money stays set aside: `settled + reserved <= cap` holds at every instant for every scope, as long as no
-settlement is larger than its reservation; where one is, the overrun is reported.
-
-Alerts at a share of a cap and the kill switch live in the same transactions.
+settlement is larger than its reservation; where one is, the overrun is reported. Alerts at a share of a cap
+and the kill switch live in the same transactions.
 
 One transaction covers all five scopes. SQLite lets one writer in at a time; in Postgres the row of the
 `total` scope is locked first by everyone, which comes to the same without any retries.
@@ -18,64 +17,42 @@ import contextlib
 import math
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Self
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, func, insert, literal, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import URL, Connection, Engine, insert
 
-from trellis_pipeline.costs import audit, history, switch
+from trellis_pipeline.costs import audit, switch, totals
 from trellis_pipeline.costs import budgets as wall
 from trellis_pipeline.costs.alerts import ALERT_PERCENTS, Alarm, OnAlert, record
-from trellis_pipeline.costs.budgets import Budgets, Headroom, ScopeName, ScopeState, SpendScope
-from trellis_pipeline.costs.database import connect, database_errors, describe, parse_url
-from trellis_pipeline.costs.events import Reservation, append, reservation_of, reserved_as, storable, take
-from trellis_pipeline.costs.migrations import migrate
-from trellis_pipeline.costs.money import ZERO, checked, format_usd
-from trellis_pipeline.costs.schema import open_reservations, scope_totals, spend_events
+from trellis_pipeline.costs.books import Books, opened
+from trellis_pipeline.costs.budgets import Budgets, ScopeState, SpendScope
+from trellis_pipeline.costs.database import database_errors, parse_url
+from trellis_pipeline.costs.events import Reservation, append, refundable, storable, take
+from trellis_pipeline.costs.money import ZERO, checked
+from trellis_pipeline.costs.schema import open_reservations
 from trellis_pipeline.costs.switch import Pause
 from trellis_pipeline.errors import BudgetExceeded, LedgerError, SpendingPaused, StorageUnavailable
 
 Also = Callable[[Connection], None]
 
 
-class Ledger:
-    """The books. Safe for many threads; other processes open the same URL themselves.
+class Ledger(Books):
+    """The books, and the right to write in them. Safe for many threads; other processes open the same URL.
 
-    Every method may raise StorageUnavailable where the database cannot be used. If that happens to `reserve`,
-    the money may have been set aside all the same; it then shows in `open_reservations`.
+    Where StorageUnavailable happens to `reserve`, the money may have been set aside all the same; it then
+    shows in `open_reservations`.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        url: URL,
-        clock: Callable[[], datetime],
-        alarm: Alarm,
-    ) -> None:
-        self._engine = engine
-        self._url = url
-        self._clock = clock
+    def __init__(self, engine: Engine, url: URL, clock: Callable[[], datetime], alarm: Alarm) -> None:
+        super().__init__(engine, url, clock)
         self._alarm = alarm
         # Threads that wait here are woken at once; those that wait for SQLite's own lock sleep in between.
-        is_file = engine.dialect.name == "sqlite"
         self._gate: contextlib.AbstractContextManager[Any] = (
-            threading.Lock() if is_file else contextlib.nullcontext()
+            threading.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
         )
-        # Several queries of one report must see one state of the books; Postgres has to be asked for that.
-        self._one_state: dict[str, Any] = (
-            {"read_only": True} if is_file else {"isolation_level": "REPEATABLE READ"}
-        )
-        new = (sqlite if is_file else postgresql).insert(scope_totals)
-        self._add_to_totals = new.on_conflict_do_update(
-            index_elements=["scope", "key"],
-            set_={
-                "settled": scope_totals.c.settled + new.excluded.settled,
-                "reserved": scope_totals.c.reserved + new.excluded.reserved,
-            },
-        ).returning(scope_totals.c.scope, scope_totals.c.settled, scope_totals.c.reserved)
 
     @classmethod
     def open(
@@ -98,29 +75,7 @@ class Ledger:
         """
         parsed = parse_url(url)
         alarm = Alarm(on_alert, alert_percents)
-        engine = connect(parsed)
-        try:
-            with database_errors(parsed):
-                migrate(engine)
-        except BaseException:
-            engine.dispose()
-            raise
-        return cls(engine, parsed, clock, alarm)
-
-    def close(self) -> None:
-        """Give back all connections."""
-        self._engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Ledger({describe(self._url)!r})"
-
-    # -- spending ------------------------------------------------------------------------------------------
+        return cls(opened(parsed), parsed, clock, alarm)
 
     def reserve(
         self,
@@ -150,7 +105,7 @@ class Ledger:
         try:
             with self.writing() as connection:
                 # Adding takes the lock that `pause` takes too, so the switch is read after it, not before.
-                after = self._add(connection, keys, settled=ZERO, reserved=amount)
+                after = totals.add(connection, keys, settled=ZERO, reserved=amount)
                 paused = switch.read(connection)
                 if paused:
                     raise SpendingPaused(
@@ -227,11 +182,11 @@ class Ledger:
                 price_book_version=price_book_version,
             )
             keys = stored.scope.keys(stored.day)
-            after = self._add(connection, keys, settled=amount, reserved=-stored.amount)
+            after = totals.add(connection, keys, settled=amount, reserved=-stored.amount)
             if also:
                 also(connection)
-            room = wall.headroom(keys, after, budgets or Budgets())
-            alerts = self._alarm.due(connection, room.states, self._clock())
+            states = wall.headroom(keys, after, budgets or Budgets()).states
+            alerts = self._alarm.due(connection, states, self._clock())
         self._alarm.tell(alerts)
 
     def release(self, reservation: Reservation, cause: str, *, also: Also | None = None) -> None:
@@ -251,7 +206,7 @@ class Ledger:
                 source="estimate",
                 cause=cause,
             )
-            self._add(connection, stored.scope.keys(stored.day), settled=ZERO, reserved=-stored.amount)
+            totals.add(connection, stored.scope.keys(stored.day), settled=ZERO, reserved=-stored.amount)
             if also:
                 also(connection)
 
@@ -262,28 +217,8 @@ class Ledger:
         """
         amount = checked(amount, "a refund")
         with self.writing(alone=True) as connection:
-            stored = reserved_as(connection, reservation_id)
-            kept = connection.execute(
-                select(func.sum(spend_events.c.settled_change)).where(
-                    spend_events.c.reservation_id == reservation_id
-                )
-            ).scalar()
-            if stored is None or amount > (kept or ZERO):
-                raise LedgerError(
-                    f"reservation {reservation_id}: {format_usd(amount)} cannot be refunded, "
-                    f"{format_usd(kept or ZERO)} of it is settled"
-                )
-            append(
-                connection,
-                stored,
-                "refund",
-                amount,
-                self._clock(),
-                settled_change=-amount,
-                source="provider_cost",
-                cause=cause,
-            )
-            self._add(connection, stored.scope.keys(stored.day), settled=-amount, reserved=ZERO)
+            stored = refundable(connection, reservation_id, amount)
+            self._correct(connection, stored, "refund", amount, -amount, cause)
 
     def adjust(self, amount: Decimal, scope: SpendScope, cause: str, *, also: Also | None = None) -> None:
         """Book a correction, found by reconciliation with the provider: more spent (> 0) or less (< 0).
@@ -293,32 +228,18 @@ class Ledger:
         size = checked(abs(amount), "a correction")
         signed = -size if amount < 0 else size
         now = self._clock().astimezone(UTC)
-        scope = storable(scope)
-        entry = Reservation("", ZERO, scope, now.date(), now)
+        entry = Reservation("", ZERO, storable(scope), now.date(), now)
         with self.writing() as connection:
-            append(
-                connection,
-                entry,
-                "adjust",
-                signed,
-                now,
-                settled_change=signed,
-                source="provider_cost",
-                cause=cause,
-            )
-            self._add(connection, scope.keys(entry.day), settled=signed, reserved=ZERO)
+            self._correct(connection, entry, "adjust", signed, signed, cause)
             if also:
                 also(connection)
-
-    # -- stopping ------------------------------------------------------------------------------------------
 
     def pause(self, reason: str) -> Pause:
         """Refuse every reservation from now on, everywhere. What is reserved can still be settled.
 
         When this returns, no further reservation can be made, and every one that was made is in
-        `open_reservations`. A second pause keeps its first time and takes the new reason.
-
-        Raises ConfigError without a reason.
+        `open_reservations`. A second pause keeps its first time and takes the new reason. Raises ConfigError
+        without a reason.
         """
         pause = Pause(self._clock().astimezone(UTC), switch.checked_reason(reason))
         with self.writing(alone=True) as connection:
@@ -332,95 +253,10 @@ class Ledger:
             switch.write(connection, None)
             return lifted
 
-    def paused(self) -> Pause | None:
-        """The pause in force, None while money may be spent."""
-        with self.reading() as connection:
-            return switch.read(connection)
-
-    # -- looking -------------------------------------------------------------------------------------------
-
-    def headroom(self, scope: SpendScope, budgets: Budgets) -> Headroom:
-        """How all five scopes stand for this product today."""
-        keys = storable(scope).keys(self._clock().astimezone(UTC).date())
-        with self.reading() as connection:
-            totals: dict[ScopeName, tuple[Decimal, Decimal]] = {}
-            for name, key in keys.items():
-                row = connection.execute(
-                    select(scope_totals.c.settled, scope_totals.c.reserved).where(
-                        scope_totals.c.scope == name, scope_totals.c.key == key
-                    )
-                ).one_or_none()
-                if row is not None:
-                    totals[name] = (row.settled, row.reserved)
-        return wall.headroom(keys, totals, budgets)
-
-    def history(self, generator: str, preset: str) -> tuple[Decimal, ...]:
-        """What the latest generations of this preset cost, at most `history.HISTORY`, newest first.
-
-        Settlements by estimate are left out: the ledger would learn from its own guesses. Reading them takes
-        milliseconds; one estimate serves all products of a run.
-        """
-        with self.reading() as connection:
-            return history.amounts(connection, generator, preset)
-
-    def seconds_history(self, generator: str, preset: str) -> tuple[float, ...]:
-        """How long the latest generations of this preset took, in seconds, newest first.
-
-        At most `history.HISTORY`; those that state no time are left out.
-        """
-        with self.reading() as connection:
-            return history.seconds(connection, generator, preset)
-
-    def percentile(self, generator: str, preset: str, q: float) -> Decimal | None:
-        """The q-th quantile (0..1) of `history`, by nearest rank; None without history."""
-        return history.quantile(self.history(generator, preset), q)
-
-    def open_reservations(self, older_than: timedelta = timedelta(0)) -> tuple[Reservation, ...]:
-        """Reservations neither settled nor released, oldest first: in flight, or left by a killed run."""
-        query = (
-            select(spend_events)
-            .join(open_reservations, open_reservations.c.reservation_id == spend_events.c.reservation_id)
-            .where(
-                spend_events.c.kind == literal("reserve", literal_execute=True),
-                open_reservations.c.ts <= self._clock().astimezone(UTC) - older_than,
-            )
-            .order_by(spend_events.c.seq)
-        )
-        with self.reading() as connection:
-            return tuple(reservation_of(row) for row in connection.execute(query).mappings())
-
-    def find(self, reservation_id: str) -> Reservation | None:
-        """The reservation with that id if it is still open, else None."""
-        with self.reading() as connection:
-            known = connection.execute(
-                select(open_reservations.c.reservation_id).where(
-                    open_reservations.c.reservation_id == reservation_id
-                )
-            ).scalar()
-            return reserved_as(connection, reservation_id) if known else None
-
-    # -- checking ------------------------------------------------------------------------------------------
-
-    def verify(self) -> tuple[audit.Discrepancy, ...]:
-        """Compare the running totals and the open reservations with the events; empty where all is right."""
-        with self.reading() as connection:
-            return audit.compare(connection)
-
     def rebuild(self) -> None:
         """Make the running totals anew from the events."""
         with self.writing(alone=True) as connection:
             audit.rewrite(connection)
-
-    # -- how -----------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection for reports: sees one state of the books, and never keeps a writer waiting."""
-        with (
-            database_errors(self._url),
-            self._engine.connect().execution_options(**self._one_state) as connection,
-        ):
-            yield connection
 
     @contextlib.contextmanager
     def writing(self, *, alone: bool = False) -> Iterator[Connection]:
@@ -430,21 +266,22 @@ class Ledger:
         """
         with database_errors(self._url), self._gate, self._engine.begin() as connection:
             if alone:
-                # Adding nothing takes the row that all of them take first.
-                self._add(connection, {"total": ""}, settled=ZERO, reserved=ZERO)
+                totals.lock(connection)
             yield connection
 
-    def _add(
-        self, connection: Connection, keys: Mapping[ScopeName, str], *, settled: Decimal, reserved: Decimal
-    ) -> dict[ScopeName, tuple[Decimal, Decimal]]:
-        """Add to the running totals; returns (settled, reserved) of each scope afterwards."""
-        rows = [
-            {"scope": name, "key": key, "settled": settled, "reserved": reserved}
-            for name, key in keys.items()
-        ]
-        return {
-            row.scope: (row.settled, row.reserved) for row in connection.execute(self._add_to_totals, rows)
-        }
+    def _correct(
+        self,
+        connection: Connection,
+        about: Reservation,
+        kind: str,
+        amount: Decimal,
+        change: Decimal,
+        why: str,
+    ) -> None:
+        """Book what changes a settled sum afterwards. change: USD, with its sign."""
+        now, source = self._clock(), "provider_cost"
+        append(connection, about, kind, amount, now, settled_change=change, source=source, cause=why)
+        totals.add(connection, about.scope.keys(about.day), settled=change, reserved=ZERO)
 
     def _tell_of_refusal(self, state: ScopeState, amount: Decimal, now: datetime) -> None:
         """A refusal undid its transaction, so what there is to tell is written in one of its own."""
