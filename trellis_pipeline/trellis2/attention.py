@@ -33,7 +33,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, most_logits: int | None = None) -> T
     attention may hold them all where CPU and CUDA hold a few rows.
     """
     if most_logits is None and q.device.type == "mps":
-        most_logits = 1 << 28
+        most_logits = 1 << 26  # a quarter of a gigabyte, and as much again for their softmax
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     batch, heads, queries, _ = q.shape
     rows = queries if most_logits is None else max(1, most_logits // (batch * heads * k.shape[2]))
