@@ -14,7 +14,8 @@ from resources.catalog import CatalogResource
 from resources.generator import GeneratorResource
 from resources.ledger import LedgerResource
 from resources.store import ArtifactStoreResource
-from trellis_pipeline.config import CatalogSettings, Settings
+from trellis_pipeline.config import Settings
+from trellis_pipeline.config_products import CatalogSettings
 from trellis_pipeline.errors import BlobMissing, ConfigError, ProductError
 from trellis_pipeline.generation.generator import Closable
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trellis_pipeline.config import Settings, catalog_name_for, load_settings
+from trellis_pipeline.config import Settings, load_settings
+from trellis_pipeline.config_products import catalog_name_for
 from trellis_pipeline.errors import ConfigError
 
 

@@ -21,7 +21,7 @@ FLOORS = (
     {"purchasing", "service", "review", "weights"},
     {"generation"},
     {"quality", "catalog", "imagery", "storage", "costs", "config"},
-    {"mesh", "trellis2", "config_local", "config_purchasing"},
+    {"mesh", "trellis2", "config_automation", "config_local", "config_products", "config_purchasing"},
     {"errors"},
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -12,7 +12,8 @@ import typer
 from trellis_pipeline.errors import CatalogError, ConfigError, LedgerError, TrellisError
 
 if TYPE_CHECKING:
-    from trellis_pipeline.config import CatalogSettings, Settings
+    from trellis_pipeline.config import Settings
+    from trellis_pipeline.config_products import CatalogSettings
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file; default: trellis.toml.")]
 BudgetOption = Annotated[
@@ -69,7 +70,7 @@ def settings_for_run(
 
 def with_catalog(settings: Settings, wanted: str) -> tuple[Settings, CatalogSettings]:
     """The configured catalog of that name or source, or a new one for an unconfigured path."""
-    from trellis_pipeline.config import CatalogSettings, catalog_name_for
+    from trellis_pipeline.config_products import CatalogSettings, catalog_name_for
 
     source = wanted if "://" in wanted else str(Path(wanted).absolute())
     for catalog in settings.catalogs:

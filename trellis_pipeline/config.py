@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -25,7 +24,16 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from trellis_pipeline.config_automation import AutomationSettings
 from trellis_pipeline.config_local import LocalSettings
+from trellis_pipeline.config_products import (
+    CatalogSettings,
+    ImagerySettings,
+    PreviewSettings,
+    ProfileSettings,
+    QualitySettings,
+    TriageSettings,
+)
 from trellis_pipeline.config_purchasing import (
     AlertSettings,
     RunwareSettings,
@@ -35,10 +43,8 @@ from trellis_pipeline.config_purchasing import (
 from trellis_pipeline.errors import ConfigError
 
 CONFIG_FILE = "trellis.toml"
-RESERVED_NAMES = frozenset({"blobs", "generations", "doctor", "incoming"})
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
-_CATALOG_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 class StorageSettings(BaseModel):
@@ -66,36 +72,6 @@ class RunSettings(BaseModel):
     workers: Annotated[int, Field(ge=0, le=256)] = 0
 
 
-class PreviewSettings(BaseModel):
-    """The picture that is drawn of each finished model. px: its side."""
-
-    model_config = _STRICT
-    px: Annotated[int, Field(ge=32, le=2048)] = 512
-
-
-class TriageSettings(BaseModel):
-    """hold: which products with a triage flag wait for a person: only those that would cost money,
-    all of them, or none."""
-
-    model_config = _STRICT
-    hold: Literal["paid", "always", "never"] = "paid"
-
-
-class ImagerySettings(BaseModel):
-    """Limits on source images, and how the object is cut out.
-
-    matte: `auto`, `alpha`, `u2netp`, `classical`, `birefnet` or `rembg:<model>`.
-    """
-
-    model_config = _STRICT
-    max_pixels: Annotated[int, Field(ge=1_000)] = 64_000_000
-    max_bytes: Annotated[int, Field(ge=1_000)] = 50_000_000
-    timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
-    allow_private_addresses: bool = False
-    allowed_hosts: tuple[str, ...] = ()
-    matte: str = "auto"
-
-
 class GenerationSection(BaseModel):
     """Which generator makes the models, and the request it gets (fields of the 3dInference document).
 
@@ -111,25 +87,6 @@ class GenerationSection(BaseModel):
     settings: dict[str, Any] = {}
 
 
-class ProfileSettings(BaseModel):
-    """What a target accepts; each limit becomes an asset check."""
-
-    model_config = _STRICT
-    max_triangles: Annotated[int, Field(gt=0)] = 150_000
-    max_texture_px: Annotated[int, Field(gt=0)] = 2048
-    max_file_mb: Annotated[float, Field(gt=0)] = 15.0
-    require_watertight: bool = False
-    min_silhouette_iou: Annotated[float, Field(ge=0, le=1)] | None = 0.8
-
-
-class QualitySettings(BaseModel):
-    """Named profiles and the one that catalogs use unless they name another."""
-
-    model_config = _STRICT
-    profile: str = "web"
-    profiles: dict[str, ProfileSettings] = {"web": ProfileSettings()}
-
-
 class BudgetSettings(BaseModel):
     """Caps in US dollars; None is no cap. `catalog_usd`, `run_usd` and `product_usd` apply to each one."""
 
@@ -139,64 +96,6 @@ class BudgetSettings(BaseModel):
     catalog_usd: Annotated[Decimal, Field(ge=0)] | None = None
     run_usd: Annotated[Decimal, Field(ge=0)] | None = None
     product_usd: Annotated[Decimal, Field(ge=0)] | None = None
-
-
-class CatalogSettings(BaseModel):
-    """One product catalog, which becomes one line of assets.
-
-    name: group and asset prefix. source: a CSV, Parquet or JSON Lines file, a directory or an s3:// prefix.
-    generation: settings that differ from `[generation.settings]` for this catalog.
-    """
-
-    model_config = _STRICT
-    name: str
-    source: str
-    profile: str | None = None
-    generation: dict[str, Any] = {}
-
-    @pydantic.field_validator("name")
-    @classmethod
-    def _safe_name(cls, name: str) -> str:
-        if not _CATALOG_NAME.fullmatch(name) or name in RESERVED_NAMES:
-            raise ValueError(
-                f"{name!r} cannot name a catalog: use lower-case letters, digits and _, starting with a "
-                f"letter, and none of {', '.join(sorted(RESERVED_NAMES))}"
-            )
-        return name
-
-
-class ScheduleSettings(BaseModel):
-    """The nightly backfill of missing and changed products."""
-
-    model_config = _STRICT
-    enabled: bool = False
-    cron: str = "0 2 * * *"
-    timezone: str = "UTC"
-
-
-class SensorSettings(BaseModel):
-    """A sensor and how often it looks."""
-
-    model_config = _STRICT
-    enabled: bool = False
-    every_seconds: Annotated[int, Field(ge=5)] = 60
-
-
-class RetrySettings(SensorSettings):
-    """Regeneration of products whose quality verdict is `fail`, with a new seed each time."""
-
-    max_attempts: Annotated[int, Field(ge=2, le=10)] = 3
-
-
-class AutomationSettings(BaseModel):
-    """What runs by itself. Everything is off until switched on here or in the Dagster UI."""
-
-    model_config = _STRICT
-    nightly: ScheduleSettings = ScheduleSettings()
-    catalog_sensor: SensorSettings = SensorSettings()
-    failed_quality_sensor: RetrySettings = RetrySettings()
-    report_sensor: SensorSettings = SensorSettings()
-    webhook_sensor: SensorSettings = SensorSettings()
 
 
 class Settings(BaseSettings):
@@ -339,17 +238,6 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         if isinstance(below[key], dict) and isinstance(above[key], dict):
             both[key] = _merged(below[key], above[key])
     return both
-
-
-def catalog_name_for(source: str, taken: set[str]) -> str:
-    """A valid, free catalog name made from a path: its stem, or its folder's name for a `catalog.*`."""
-    path = Path(source.rstrip("/"))
-    stem = path.parent.name if path.stem.lower() == "catalog" else path.stem
-    name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:48] or "catalog"
-    if not name[0].isalpha() or name in RESERVED_NAMES:
-        name = f"catalog_{name}"
-    unique = (name if n == 1 else f"{name}_{n}" for n in range(1, len(taken) + 2))
-    return next(candidate for candidate in unique if candidate not in taken)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from resources.generator import GeneratorResource
-from trellis_pipeline.config import CatalogSettings, Settings, load_settings
+from trellis_pipeline.config import Settings, load_settings
+from trellis_pipeline.config_products import CatalogSettings
 from trellis_pipeline.errors import ProviderRejected
 from trellis_pipeline.generation.generator import (
     GeneratedModel,

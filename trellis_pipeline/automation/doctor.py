@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 from trellis_pipeline.automation.check import Check, Found, Status, folder_checks, guarded
 from trellis_pipeline.automation.doctor_local import local_checks
 from trellis_pipeline.automation.doctor_money import api_key_checks, ledger_checks
-from trellis_pipeline.config import CatalogSettings, Settings
+from trellis_pipeline.config import Settings
+from trellis_pipeline.config_products import CatalogSettings
 from trellis_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:

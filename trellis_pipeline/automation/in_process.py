@@ -31,7 +31,8 @@ from trellis_pipeline.automation.instance import (
 )
 from trellis_pipeline.automation.summary import ProductSummary, product_summary
 from trellis_pipeline.catalog.rows import RowProblem
-from trellis_pipeline.config import CatalogSettings, Settings
+from trellis_pipeline.config import Settings
+from trellis_pipeline.config_products import CatalogSettings
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import CatalogError, TrellisError
 from trellis_pipeline.purchasing.processes import this_process

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from resources.generator import GeneratorResource
     from trellis_pipeline.catalog.readers import CatalogLoad
     from trellis_pipeline.catalog.rows import RowProblem
-    from trellis_pipeline.config import CatalogSettings, Settings
+    from trellis_pipeline.config import Settings
+    from trellis_pipeline.config_products import CatalogSettings
     from trellis_pipeline.purchasing.generations import Order
     from trellis_pipeline.storage.store import BlobRef
 

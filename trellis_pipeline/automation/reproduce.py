@@ -35,7 +35,8 @@ from trellis_pipeline.purchasing.till import estimate_for
 if TYPE_CHECKING:
     from assets.tools import LineTools
     from resources.generator import GeneratorResource
-    from trellis_pipeline.config import CatalogSettings, Settings
+    from trellis_pipeline.config import Settings
+    from trellis_pipeline.config_products import CatalogSettings
     from trellis_pipeline.storage.store import ArtifactStore, BlobRef
 
 NAME = "reproduction.json"
