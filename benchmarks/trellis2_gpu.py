@@ -35,8 +35,8 @@ from trellis2_stages import shell
 from trellis_pipeline.errors import GenerationError
 from trellis_pipeline.trellis2.machine import look
 from trellis_pipeline.trellis2.memory import Plan, needed_bytes
+from trellis_pipeline.trellis2.modes import MODES
 from trellis_pipeline.trellis2.pipeline import (
-    MODES,
     GenerationSettings,
     Noise,
     decode_shape,

@@ -43,8 +43,9 @@ from trellis_pipeline.trellis2.latent_decoder import (  # noqa: E402
     material_voxels,
     surface_voxels,
 )
+from trellis_pipeline.trellis2.modes import MODES  # noqa: E402
 from trellis_pipeline.trellis2.photo import cut_out, encoder_input  # noqa: E402
-from trellis_pipeline.trellis2.pipeline import MODES, GenerationSettings, generate_from_condition  # noqa: E402
+from trellis_pipeline.trellis2.pipeline import GenerationSettings, generate_from_condition  # noqa: E402
 from trellis_pipeline.trellis2.sampler import (  # noqa: E402
     SamplerSettings,
     euler_steps,

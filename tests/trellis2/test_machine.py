@@ -225,7 +225,7 @@ def test_a_precision_that_flows_do_not_have_is_refused(precision):
 
 def test_the_table_of_networks_is_that_of_the_pipeline():
     pytest.importorskip("torch")
-    from trellis_pipeline.trellis2.pipeline import MODES
+    from trellis_pipeline.trellis2.modes import MODES
 
     assert set(NETWORKS_OF_MODE) == set(USUAL) == set(RICH) == set(MODES)
     for mode, way in MODES.items():

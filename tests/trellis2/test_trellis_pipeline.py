@@ -13,7 +13,8 @@ from PIL import Image  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from trellis_pipeline.errors import ConfigError, GenerationError, MatteError  # noqa: E402
-from trellis_pipeline.trellis2.pipeline import MODES, Noise, VoxelModel, generate  # noqa: E402
+from trellis_pipeline.trellis2.modes import MODES  # noqa: E402
+from trellis_pipeline.trellis2.pipeline import Noise, VoxelModel, generate  # noqa: E402
 from trellis_pipeline.trellis2.repository import Repository, open_repository  # noqa: E402
 from trellis_pipeline.trellis2.resident import ResidentNetworks  # noqa: E402
 

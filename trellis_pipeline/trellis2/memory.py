@@ -66,7 +66,7 @@ NETWORKS_OF_MODE: Mapping[str, tuple[str, ...]] = {
     "1024_cascade": (*_FINE, "shape_slat_flow_model_512"),
     "1536_cascade": (*_FINE, "shape_slat_flow_model_512"),
 }
-"""The networks that each mode of `pipeline.MODES` uses."""
+"""The networks that each mode of `modes.MODES` uses."""
 
 
 @dataclass(frozen=True, slots=True)

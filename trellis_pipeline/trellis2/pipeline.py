@@ -28,6 +28,7 @@ from trellis_pipeline.errors import ConfigError, GenerationError
 from trellis_pipeline.trellis2 import stages
 from trellis_pipeline.trellis2.dual_grid import extract_surface
 from trellis_pipeline.trellis2.latent_decoder import material_voxels, surface_voxels
+from trellis_pipeline.trellis2.modes import MODES, Mode
 from trellis_pipeline.trellis2.photo import Matting, cut_out, encoder_input
 from trellis_pipeline.trellis2.sampler import SamplerSettings
 from trellis_pipeline.trellis2.stages import Normalization
@@ -36,34 +37,6 @@ from trellis_pipeline.trellis2.voxels import Grid
 Watch = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps in all). Whatever it raises stops the generation there."""
 
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """One way through the networks. resolution: fine voxels along an edge, the most that may come out.
-
-    structure_edge: cells along an edge of the coarse grid. shape_flow: runs on it. refining_flow: runs again
-    on a finer grid, None without cascade. photo_px: what the later flows see; the structure flow and a
-    cascade's first flow see 512.
-    """
-
-    resolution: int
-    structure_edge: int
-    shape_flow: str
-    refining_flow: str | None
-    material_flow: str
-    photo_px: int
-
-
-MODES = {
-    "512": Mode(512, 32, "shape_slat_flow_model_512", None, "tex_slat_flow_model_512", 512),
-    "1024": Mode(1024, 64, "shape_slat_flow_model_1024", None, "tex_slat_flow_model_1024", 1024),
-    "1024_cascade": Mode(
-        1024, 32, "shape_slat_flow_model_512", "shape_slat_flow_model_1024", "tex_slat_flow_model_1024", 1024
-    ),
-    "1536_cascade": Mode(
-        1536, 32, "shape_slat_flow_model_512", "shape_slat_flow_model_1024", "tex_slat_flow_model_1024", 1024
-    ),
-}
 
 STRUCTURE_SAMPLING = SamplerSettings(guidance_strength=7.5, guidance_rescale=0.7, rescale_t=5.0)
 SHAPE_SAMPLING = SamplerSettings(guidance_strength=7.5, guidance_rescale=0.5, rescale_t=3.0)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from trellis_pipeline.errors import ConfigError, WeightsInvalid, WeightsMissing
-from trellis_pipeline.trellis2.pipeline import MODES, GenerationSettings
+from trellis_pipeline.trellis2.modes import MODES
+from trellis_pipeline.trellis2.pipeline import GenerationSettings
 from trellis_pipeline.trellis2.published import ENCODER_REPOSITORY, MAIN_REPOSITORY
 from trellis_pipeline.trellis2.sampler import SamplerSettings
 from trellis_pipeline.trellis2.stages import Normalization
@@ -68,7 +69,7 @@ class NetworkFiles:
 class Repository:
     """A checkpoint that has been looked through, but not loaded.
 
-    networks: by their names in pipeline.json, and `image_encoder`. default_mode: a key of pipeline.MODES.
+    networks: by their names in pipeline.json, and `image_encoder`. default_mode: a key of modes.MODES.
     absent: where the weights of further networks would be; some mode works without them.
     """
 
@@ -80,7 +81,7 @@ class Repository:
     absent: Mapping[str, Path] = field(default_factory=dict)
 
     def require(self, mode: str) -> None:
-        """Raise WeightsMissing where a network is absent that a mode (a key of pipeline.MODES) runs."""
+        """Raise WeightsMissing where a network is absent that a mode (a key of modes.MODES) runs."""
         for name in flows_of(mode):
             if name in self.absent:
                 raise WeightsMissing(

@@ -11,7 +11,8 @@ pytest.importorskip("torch", reason="TRELLIS.2 needs PyTorch")
 from trellis_pipeline.generation.local.mapping import mode_of, postprocess_of, sampling_of, seeds_of
 from trellis_pipeline.generation.local.options import LocalOptions, local_options
 from trellis_pipeline.generation.request import build_request, setting_paths
-from trellis_pipeline.trellis2.pipeline import MODES, GenerationSettings
+from trellis_pipeline.trellis2.modes import MODES
+from trellis_pipeline.trellis2.pipeline import GenerationSettings
 
 OPTIONS = LocalOptions(Path("weights"))
 USUAL = GenerationSettings()

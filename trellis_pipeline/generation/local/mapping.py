@@ -24,7 +24,7 @@ _SEEDS = 2**63
 
 
 def mode_of(request: GenerationRequest) -> str:
-    """A key of `trellis2.pipeline.MODES`."""
+    """A key of `trellis2.modes.MODES`."""
     return MODE_OF_RESOLUTION[request.settings.resolution]
 
 
