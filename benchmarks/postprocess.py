@@ -153,10 +153,10 @@ def beside_peers(made: shapes.Voxelised, options: PostprocessOptions, *, slow: b
         table.skipped("simplify", "fast-simplification")
 
     px = options.texture_px
-    layout = table.row("unwrap", "ours", lambda: unwrap(model, texture_px=px, padding_px=px // 256))
+    layout = table.row("unwrap", "ours", lambda: unwrap(model, texture_px=px, padding_px=px // 512))
     few = model if slow else simplify(model, min(FEW_TRIANGLES, len(model.triangles)))
     step = f"unwrap {len(few.triangles)}"
-    table.row(step, "ours", lambda: unwrap(few, texture_px=px, padding_px=px // 256))
+    table.row(step, "ours", lambda: unwrap(few, texture_px=px, padding_px=px // 512))
     if "xatlas" in has:
         table.row(step, "xatlas", lambda: xatlas_unwrapped(few), "no room between charts")
     else:

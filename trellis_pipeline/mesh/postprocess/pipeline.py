@@ -47,7 +47,8 @@ from trellis_pipeline.mesh.transform import place_on_floor, scale_to_dimensions
 from trellis_pipeline.mesh.types import EncodedImage, Float32, Material, Mesh, TexturedMesh
 from trellis_pipeline.mesh.unwrap import UnwrappedMesh, unwrap
 
-PADDING_SHARE = 256  # the texture's side over the gap between charts
+PADDING_SHARE = 512  # the texture's side over the gap between charts; twice that costs half of the texels
+MIN_PADDING_PX = 2
 FAST_ROUNDS = 6
 PARTED = 1e-3  # voxels between surfaces that would touch
 
@@ -92,7 +93,7 @@ def postprocess(
         layout = unwrap(
             model,
             texture_px=options.texture_px,
-            padding_px=max(1, options.texture_px // PADDING_SHARE),
+            padding_px=max(MIN_PADDING_PX, options.texture_px // PADDING_SHARE),
             timeout_seconds=options.unwrap_timeout_seconds,
         )
     with clock.step("rasterise"):
