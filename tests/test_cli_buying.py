@@ -82,8 +82,11 @@ def test_a_wrong_key_costs_one_call_and_the_run_says_what_to_set(shop):
     with running_service(InstantGenerator(), folder=shop / "service", api_keys=["another"]) as service:
         refused = buy(shop, service)
         assert service.accepted() == []
-    assert refused.returncode != 0
-    assert "RUNWARE_API_KEY" in refused.stdout + refused.stderr
+    assert refused.returncode == 2, refused.stderr
+    document = json.loads(refused.stdout)
+    assert document["stopped"].startswith("Runware does not accept the API key")
+    assert "RUNWARE_API_KEY" in document["stopped"]
+    assert [p["status"] for p in document["products"] if p["status"] != "failed"] == []
     assert_no_secret(shop, refused)
 
 

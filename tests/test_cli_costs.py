@@ -199,8 +199,9 @@ def test_a_provider_that_is_not_there_or_refuses_the_key_is_reported_without_the
     asked = ("costs", "reconcile", "--generator", "runware", "--output", "out", "--base-url")
     with running_service(InstantGenerator(), folder=tmp_path / "service", api_keys=["other"]) as service:
         refused = trellis(*asked, service.base_url)
-    assert refused.exit_code in {1, 2}
-    assert refused.stderr.startswith("error: ")
+    assert refused.exit_code == 2, refused.output
+    assert refused.stderr.startswith("error: Runware does not accept the API key")
+    assert "RUNWARE_API_KEY" in refused.stderr
     assert KEY not in refused.output
     with books() as ledger:
         assert ledger.verify() == ()

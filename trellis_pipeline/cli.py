@@ -22,6 +22,7 @@ from trellis_pipeline.cli_common import (
     ConfigOption,
     GeneratorOption,
     JsonOption,
+    exit_code_of,
     guarded,
     settings_for_run,
     with_catalog,
@@ -170,6 +171,8 @@ def _run(
         done = run_catalog(settings, chosen, only, progress.start, progress.event, verbose=verbose)
     summary = summarise(done, time.perf_counter() - started)
     _show(summary, settings, as_json=as_json)
+    if isinstance(done.stopped, ConfigError):
+        return exit_code_of(done.stopped)  # a key that is refused, for one: only the first purchase tells
     return summary.exit_code(strict=strict)
 
 

@@ -91,16 +91,18 @@ def dollars_from(text: str, option: str) -> Decimal:
         raise ConfigError(f"{option}: {error}") from None
 
 
+def exit_code_of(error: TrellisError) -> int:
+    """2 for what the user gave and can correct (arguments, settings, API key, catalog), 1 otherwise."""
+    return 2 if isinstance(error, ConfigError | CatalogError) else 1
+
+
 def guarded(work: Callable[[], int]) -> NoReturn:
     """Run a command; every error of ours becomes one clear message and an exit code, never a traceback."""
     try:
         code = work()
-    except (ConfigError, CatalogError) as error:
-        typer.echo(f"error: {error}", err=True)
-        code = 2
     except TrellisError as error:
         typer.echo(f"error: {error}", err=True)
-        code = 1
+        code = exit_code_of(error)
     except KeyboardInterrupt:
         typer.echo("stopped; what was finished is kept, run the same command again to go on", err=True)
         code = 130
