@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,7 @@ def serve(
             host=chosen.host,
             port=chosen.port,
         )
+        _log_to_stderr()
         workers = WorkerPool(settings.run.workers)
         try:
             maker = generator_of(settings).open(workers.run)
@@ -68,6 +70,7 @@ def webhooks(
         from trellis_pipeline.purchasing.webhook_app import serve_webhooks
 
         settings = settings_for(config, webhooks={"host": host, "port": port})
+        _log_to_stderr()
         serve_webhooks(
             settings.ledger_url,
             settings.webhooks.host,
@@ -77,3 +80,10 @@ def webhooks(
         return 0
 
     guarded(work)
+
+
+def _log_to_stderr() -> None:
+    """Say what is done and not only what goes wrong; a server's log is all that is seen of it."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    # Ours alone: other libraries log addresses, and the query of an address may hold a secret.
+    logging.getLogger("trellis_pipeline").setLevel(logging.INFO)

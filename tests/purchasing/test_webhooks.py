@@ -234,10 +234,39 @@ def test_other_methods_and_paths_do_nothing_and_no_redirect_repeats_the_token(le
     assert row(ledger, task).called_back_at is None
 
 
-def test_a_wrong_content_type_is_refused(ledger, endpoint):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/json; charset=utf-8",
+        "APPLICATION/JSON",
+        "application/problem+json",
+        "text/json",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "nonsense",
+        "",
+        None,
+    ],
+)
+def test_json_is_taken_whatever_its_content_type_says(lasting, kind):
+    ledger, endpoint = lasting
+    task, token = begin(ledger, f"TYPE {kind}")
+    url = f"{endpoint.base_url}/runware/{task}?token={token}"
+    headers = {} if kind is None else {"Content-Type": kind}
+    body = json.dumps({"data": [{"taskUUID": task, "status": "success"}]}).encode()
+    answer = endpoint.client.post(url, content=body, headers=headers)
+    assert ("content-type" in answer.request.headers) is (kind is not None)
+    assert (answer.status_code, answer.json()) == (200, {"status": "noted"})
+    assert row(ledger, task).called_back_at is not None
+
+
+def test_what_is_no_json_is_refused_whatever_its_content_type_says(ledger, endpoint):
     task, token = begin(ledger)
-    for kind in ("text/plain", "text/html", "application/x-www-form-urlencoded", ""):
-        assert endpoint.post(task, token, **{"Content-Type": kind}).status_code == 415
+    for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded", ""):
+        answer = endpoint.post(task, token, b"taskUUID=1&status=success", **{"Content-Type": kind})
+        assert answer.status_code == 400
+    large = b'{"x": "' + b"x" * MAX_BODY_BYTES + b'"}'
+    assert endpoint.post(task, token, large, **{"Content-Type": "text/plain"}).status_code == 413
     assert row(ledger, task).called_back_at is None
 
 
@@ -413,6 +442,33 @@ def test_as_a_process_it_says_where_it_listens_and_ends_when_told(tmp_path):
             out, err = process.communicate(timeout=20)
     assert token not in out + err
     assert "Traceback" not in err
+
+
+def test_the_command_writes_one_line_for_each_call_and_no_token(tmp_path):
+    (tmp_path / "trellis.toml").write_text("")
+    code = "from trellis_pipeline.cli import main; main()"
+    with Ledger.open(f"sqlite:///{tmp_path / '.trellis' / 'ledger.sqlite'}") as ledger:
+        task, token = begin(ledger)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "webhooks", "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={k: v for k, v in os.environ.items() if not k.startswith("TRELLIS_")},
+        )
+        try:
+            with new_client() as client:
+                endpoint = Endpoint(process.stderr.readline().split()[-1], client)
+                assert endpoint.post(task, token).status_code == 200
+                assert endpoint.post(task, f"{token}x").status_code == 404
+        finally:
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=20)
+    taken, forged = err.splitlines()
+    assert taken.endswith(f"INFO callback for task {task}: news")
+    assert forged.endswith("WARNING callback refused: unknown task or wrong token")
+    assert token not in out + err
 
 
 def test_a_port_that_is_taken_is_named(tmp_path):
