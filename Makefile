@@ -40,7 +40,7 @@ $(VENV)/.local: $(VENV)/.test
 # PARITY: a directory of reference outputs of the original modules; without one those tests are skipped.
 .PHONY: test-local
 test-local: $(VENV)/.local  ## Install torch, then test TRELLIS.2 and the local generator.
-	$(BIN)/python -m pytest tests/trellis2 tests/generation/local
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/trellis2 tests/generation/local
 	$(BIN)/python -m pytest tests/parity $(if $(PARITY),--parity-dir $(PARITY))
 
 .PHONY: test-all
