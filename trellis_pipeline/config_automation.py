@@ -32,6 +32,12 @@ class RetrySettings(SensorSettings):
     max_attempts: Annotated[int, Field(ge=2, le=10)] = 3
 
 
+class WebhookSensorSettings(SensorSettings):
+    """Purchases that nobody waits for. left_after_seconds: the age at which one is taken up without news."""
+
+    left_after_seconds: Annotated[float, Field(ge=1, le=30 * 24 * 3600)] = 600.0
+
+
 class AutomationSettings(BaseModel):
     """What runs by itself. Everything is off until switched on here or in the Dagster UI."""
 
@@ -40,4 +46,4 @@ class AutomationSettings(BaseModel):
     catalog_sensor: SensorSettings = SensorSettings()
     failed_quality_sensor: RetrySettings = RetrySettings()
     report_sensor: SensorSettings = SensorSettings()
-    webhook_sensor: SensorSettings = SensorSettings()
+    webhook_sensor: WebhookSensorSettings = WebhookSensorSettings()

@@ -126,6 +126,8 @@ MEANINGS = {
     "automation.webhook_sensor.enabled": "Whether purchases that nobody waits for any more are taken up "
     "again by themselves: called back, or left by a run that died.",
     "automation.webhook_sensor.every_seconds": "Least time between two looks at open purchases.",
+    "automation.webhook_sensor.left_after_seconds": "Age at which an open purchase is taken up although "
+    "nothing was heard of it; then again at twice that age, four times, and so on. At most 30 days.",
     "catalogs[].name": "Asset group and key prefix: lower-case letters, digits and `_`, beginning with a "
     "letter, at most 63 characters; not `blobs`, `generations`, `doctor` or `incoming`.",
     "catalogs[].source": "A CSV, Parquet or JSON Lines file, a folder, or `s3://bucket/prefix`.",

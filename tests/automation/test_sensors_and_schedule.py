@@ -1,14 +1,20 @@
 """What runs by itself: each change is asked for once, however often the tick comes and whatever dies."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import dagster as dg
 import pytest
 from small_catalogs import InstantGenerator, InstantGeneratorResource, draw_photo, settings_for, write_catalog
+from sqlalchemy import update
 
 from trellis_pipeline.automation.in_process import run_catalog
 from trellis_pipeline.automation.instance import open_instance
+from trellis_pipeline.costs.budgets import Budgets, SpendScope
+from trellis_pipeline.costs.ledger import Ledger
+from trellis_pipeline.costs.schema import intents
 from trellis_pipeline.definitions import build_definitions
+from trellis_pipeline.purchasing.journal import Journal
 
 
 class Shop:
@@ -118,6 +124,21 @@ def test_everything_is_off_until_it_is_switched_on(tmp_path, instance, shop):
     assert on.repository.get_schedule_def("shop_nightly").default_status.value == "RUNNING"
     assert on.repository.get_sensor_def("shop_catalog_sensor").default_status.value == "RUNNING"
     assert on.repository.get_sensor_def("shop_failed_quality_sensor").default_status.value == "STOPPED"
+
+
+def test_how_long_a_purchase_may_be_left_alone_is_a_setting(tmp_path, instance):
+    settings = settings_for(tmp_path)
+    begun = datetime.now(UTC) - timedelta(minutes=2)
+    with Ledger.open(settings.ledger_url) as ledger:
+        scope = SpendScope("shop", "A", "run-1", "runware", "m", "1024", "key-A")
+        task = Journal(ledger).begin(Decimal("0.10"), scope, Budgets(), after=None).task_uuid
+        with ledger.writing() as connection:
+            left = {"owner": "", "lease_until": begun, "made_at": begun}
+            connection.execute(update(intents).where(intents.c.task_uuid == task).values(**left))
+    for seconds, taken_up in ((600, []), (60, [["A"]])):
+        sensor = {"webhook_sensor": {"left_after_seconds": seconds}}
+        shop = Shop(tmp_path, instance, automation=sensor)
+        assert products_of(shop.tick("shop_webhook_sensor").run_requests or []) == taken_up
 
 
 def test_the_night_takes_what_is_missing_and_the_next_night_only_what_changed(shop):

@@ -43,6 +43,7 @@ def build_automation(
                 line.products_per_run,
                 enabled=line.settings.automation.webhook_sensor.enabled,
                 every_seconds=line.settings.automation.webhook_sensor.every_seconds,
+                left_after_seconds=line.settings.automation.webhook_sensor.left_after_seconds,
             ),
         ]
     return jobs, schedules, sensors
