@@ -3,8 +3,8 @@
 The shape is a ring with bumps, voxelised as a decoder would leave it: wound by axis, material in voxels.
 `cpu` is what all threads used, the fairer figure on a busy machine.
 
-    python -m benchmarks.postprocess [--resolution 448] [--triangles 100000] [--texture 2048]
-                                     [--threads 2] [--no-remesh | --only-remesh] [--peers] [--slow]
+    python -m benchmarks.postprocess [--resolution 448] [--triangles 100000] [--texture 2048] [--threads 2]
+                                     [--model GLB] [--no-remesh | --only-remesh] [--peers] [--slow]
 
 With `--peers` each step runs again on one thread, and then in other tools on the same input. trimesh and
 point-cloud-utils come with the development tools; the others are installed for this benchmark only (MIT) and
@@ -30,6 +30,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
+import voxel_models
 import voxel_shapes as shapes
 
 from trellis_pipeline.mesh.atlas import fill_gutter, rasterize_atlas, texel_positions
@@ -256,6 +257,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--resolution", type=int, default=448)
+    parser.add_argument("--model", type=Path, help="a GLB to voxelise instead of the ring")
     parser.add_argument("--triangles", type=int, default=100_000)
     parser.add_argument("--texture", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
@@ -271,7 +273,8 @@ def main() -> None:
     for remesh in (False, True):
         options = PostprocessOptions(max_triangles=500, texture_px=256, remesh=remesh)
         postprocess(warm.surface, warm.voxels, options)
-    made = shapes.voxelise(bumpy_ring, chosen.resolution)
+    made = voxel_models.voxelise_glb(chosen.model, chosen.resolution) if chosen.model else None
+    made = made or shapes.voxelise(bumpy_ring, chosen.resolution)
     for remesh in (False, True):
         if chosen.no_remesh if remesh else chosen.only_remesh:
             continue
