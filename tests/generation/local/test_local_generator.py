@@ -16,7 +16,7 @@ from input_images import as_input
 from PIL import Image
 
 from assets.workers import Timed
-from trellis_pipeline.errors import ConfigError, GenerationError, MatteError, WeightsMissing
+from trellis_pipeline.errors import ConfigError, GenerationError, MatteError, MeshError, WeightsMissing
 from trellis_pipeline.generation.local.generator import LocalGenerator
 from trellis_pipeline.generation.local.options import LocalOptions
 from trellis_pipeline.generation.local.warm import Stopped, device_turn
@@ -75,6 +75,26 @@ def test_several_results_have_their_own_seeds_and_each_its_own_price(options, cr
     assert first.glb == made(options, crop, {"seed": 7})[0].glb
     assert first.cost_usd > 0
     assert second.cost_usd > 0
+
+
+def test_a_result_that_fails_takes_no_other_with_it_and_its_time_is_on_the_bill(options, crop):
+    calls = iter([MeshError("the worker had a bad day"), None])
+
+    async def moody(function, *args):
+        error = next(calls)
+        if error is not None:
+            raise error
+        return await here(function, *args)
+
+    generator = LocalGenerator(options, moody)
+    request = build_request(SMALL, {"seed": 7, "numberResults": 2})
+    (model,) = asyncio.run(generator.generate(request, crop))
+    asyncio.run(generator.aclose())
+    assert model.seed == 8
+    assert model.provenance["results_failed"] == 1
+    assert model.provenance["failures"] == ["the worker had a bad day"]
+    priced = Decimal(str(round(model.seconds, 6))) * Decimal("0.01")
+    assert abs(model.cost_usd - priced) < Decimal("0.000001")
 
 
 def test_progress_only_grows_and_ends_at_one(options, crop):
@@ -140,7 +160,7 @@ def test_a_resolution_whose_weights_were_not_fetched_is_named_and_the_others_wor
     for name in ("shape_1024", "tex_1024"):
         (copy / f"microsoft/TRELLIS.2-4B/ckpts/{name}.safetensors").unlink()
     options = LocalOptions(copy, device="cpu")
-    with pytest.raises(WeightsMissing, match=r"shape_1024.*weights fetch --only-mode 1024"):
+    with pytest.raises(GenerationError, match=r"shape_1024.*weights fetch --only-mode 1024"):
         made(options, crop, {"settings.resolution": 1024})
     assert made(options, crop)
 
@@ -151,7 +171,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(checkpoint):
 
 
 def test_1536_on_a_cpu_is_refused_before_anything_is_loaded(options, crop):
-    with pytest.raises(ConfigError, match=r"1536.*CPU.*resolution 1024"):
+    with pytest.raises(GenerationError, match=r"1536.*CPU.*resolution 1024"):
         made(options, crop, {"settings.resolution": 1536})
 
 

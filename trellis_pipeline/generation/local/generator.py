@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
-from trellis_pipeline.errors import GenerationError, ProductError
+from trellis_pipeline.errors import ConfigError, GenerationError, ProductError
 from trellis_pipeline.generation.generator import (
     GeneratedModel,
     GeneratorIdentity,
@@ -76,11 +76,9 @@ class LocalGenerator:
         """One model for each seed, one after the other. Models that failed are named in `provenance`.
 
         Raises GenerationError, MeshError or MatteError where none could be made, with what the attempts cost
-        as `cost_usd`; ConfigError for a request that this machine is too small for.
+        as `cost_usd`, and where this machine is too small or lacks the weights.
         """
-        from trellis_pipeline.trellis2.machine import check_mode
-
-        check_mode(self._model.machine, mode_of(request))
+        self._check(mode_of(request))
         seeds = seeds_of(request)
         made: list[_Made] = []
         failures: list[ProductError] = []
@@ -102,6 +100,16 @@ class LocalGenerator:
     async def aclose(self) -> None:
         """Let go of the thread. The model stays warm for the next who needs it in this process."""
         self._thread.shutdown(wait=False)
+
+    def _check(self, mode: str) -> None:
+        """Before anything is loaded. A product may ask for what this machine cannot do; the others go on."""
+        from trellis_pipeline.trellis2.machine import check_mode
+
+        try:
+            check_mode(self._model.machine, mode)
+            self._model.repository.require(mode)
+        except ConfigError as error:
+            raise GenerationError(str(error)) from None
 
     async def _one(
         self, request: GenerationRequest, image: InputImage, seed: int, busy: Busy, progress: Progress

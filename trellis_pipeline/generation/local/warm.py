@@ -87,12 +87,9 @@ class WarmModel:
 
         stopped: asked between steps. busy: is filled in, whatever happens.
 
-        Raises Stopped, WeightsMissing for a mode whose weights were not fetched, and what
-        `trellis2.pipeline.generate` raises.
+        Raises Stopped, and what `trellis2.pipeline.generate` raises.
         """
         from trellis_pipeline.trellis2.pipeline import generate
-
-        self.repository.require(mode)
 
         def look(stage: str, done: int, of: int) -> None:
             if stopped():
