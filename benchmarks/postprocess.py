@@ -6,11 +6,11 @@ The shape is a ring with bumps, voxelised as a decoder would leave it: wound by 
     python -m benchmarks.postprocess [--resolution 448] [--triangles 100000] [--texture 2048] [--threads 2]
                                      [--model GLB] [--no-remesh | --only-remesh] [--peers] [--slow]
 
-With `--peers` each step runs again on one thread, and then in other tools on the same input. trimesh and
-point-cloud-utils come with the development tools; the others are installed for this benchmark only (MIT) and
-left out where they are not, which the table says:
+With `--peers` each step runs again on one thread, and then in other tools on the same input. trimesh is a
+dependency; the others are installed for this benchmark only (MIT) and left out where they are not, which the
+table says:
 
-    pip install xatlas==0.0.11 fast-simplification==0.2.0
+    pip install xatlas==0.0.11 fast-simplification==0.2.0 point-cloud-utils==0.34.0
 
 What would take a peer minutes is run on less, and ours on the same less beside it; `--slow` runs it in full.
 """
