@@ -216,24 +216,18 @@ def open_(
     def work() -> int:
         import json
 
-        from trellis_pipeline.automation.open_purchases import (
-            document,
-            finish_open_purchases,
-            open_purchases,
-        )
+        from trellis_pipeline.automation.open_purchases import open_document
         from trellis_pipeline.review.open_text import print_open
 
         settings = settings_for(
             config, output, generation={"generator": generator}, runware={"base_url": base_url}
         )
-        before = open_purchases(settings)
-        ended = finish_open_purchases(settings) if finish else []
-        found = document(before, ended)
+        found = open_document(settings, finish=finish)
         if as_json:
             typer.echo(json.dumps(found, indent=1))
         else:
             print_open(found)
-        return 1 if any(one.end == "still open" for one in ended) else 0
+        return 1 if any(one["end"] == "still open" for one in found["purchases"]) else 0
 
     guarded(work)
 

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
+import threading
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +17,9 @@ from typer.testing import CliRunner
 
 from trellis_pipeline.automation.doctor_live import NOT_ASKED, examine_live
 from trellis_pipeline.cli import app
+from trellis_pipeline.config import load_settings
 from trellis_pipeline.costs.ledger import Ledger
+from trellis_pipeline.costs.reports import totals
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.service.testing import running_service
 from trellis_pipeline.storage.store import open_store
@@ -184,6 +189,46 @@ def test_a_visit_that_is_stopped_after_its_purchase_began_goes_on_with_it(tmp_pa
         _, found = visit(tmp_path, service.base_url)
         assert found["generation"]["status"] == "found"
         assert len(service.accepted()) == len(service.billing()) == 1
+
+
+def test_a_question_of_a_killed_doctor_is_listed_and_booked_as_bought(tmp_path, service, monkeypatch):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hold_the_dry_run(_asked, headers, tasks):
+        if "x-runware-dry-run" in headers and "inputs" in tasks[0]:  # the others are for nothing
+            asked.set()
+            go_on.wait(60)
+        return {}
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trellis.toml").write_text("[run]\nworkers = 1\n")
+    code = "from trellis_pipeline.cli import main; main()"
+    with forwarding(service.origin, hold_the_dry_run) as server:
+        command = [sys.executable, "-c", code, "doctor", "--live", "--base-url", server.base_url]
+        doctor = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert asked.wait(120)
+            alive = CliRunner().invoke(app, ["costs", "open", "--finish", "--json"])
+        finally:
+            doctor.kill()
+            doctor.wait()
+            go_on.set()
+
+    (question,) = json.loads(alive.stdout)["questions"]
+    assert (question["what"], question["is_left"], question["end"]) == ("dry run", False, None)
+    page = CliRunner().invoke(app, ["costs", "open"])
+    assert page.exit_code == 0, page.output
+    for words in ("dry run", "process that is gone", "--finish books"):
+        assert words in " ".join(page.stdout.split())
+    finished = CliRunner().invoke(app, ["costs", "open", "--finish", "--json"])
+    assert finished.exit_code == 0, finished.output
+    (question,) = json.loads(finished.stdout)["questions"]
+    assert (question["is_left"], question["end"]) == (True, "booked as bought")
+    with Ledger.open(load_settings().ledger_url) as ledger:
+        assert ledger.open_reservations() == ()
+        assert ledger.verify() == ()
+        assert totals(ledger).settled_usd == Decimal(question["set_aside_usd"])
+    assert "no purchase is open" in CliRunner().invoke(app, ["costs", "open", "--finish"]).stdout
 
 
 @pytest.mark.slow

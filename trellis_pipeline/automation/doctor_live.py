@@ -13,7 +13,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +40,7 @@ from trellis_pipeline.generation.runware.generator import RunwareGenerator
 from trellis_pipeline.generation.runware.listening import Listener
 from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.generation.runware.probe import Found, Probe
+from trellis_pipeline.purchasing import questions
 from trellis_pipeline.purchasing.buy import buy_again
 from trellis_pipeline.purchasing.generations import Order, Purchase
 from trellis_pipeline.purchasing.journal import Journal
@@ -116,10 +117,9 @@ class _Visit:
 
         Raises BudgetExceeded before it is asked where there is no room for it.
         """
-        ledger = self.till.journal.ledger
-        scope = replace(scope_of(self.order, self.till.generator), request_key=f"doctor: {what}")
+        ledger, scope = self.till.journal.ledger, scope_of(self.order, self.till.generator)
         amount = estimate_for(self.order, self.till).reserve
-        money = await asyncio.to_thread(ledger.reserve, amount, scope, self.till.budgets)
+        money = await asyncio.to_thread(questions.set_aside, ledger, what, amount, scope, self.till.budgets)
         charged: Decimal | None = None  # as long as nothing is known, it counts as bought
         try:
             found = await question()
@@ -129,11 +129,7 @@ class _Visit:
             raise
         finally:
             # No await here: Ctrl-C may have ended the event loop's patience already.
-            if charged == 0:
-                ledger.release(money, f"doctor: {what}: nothing was bought")
-            else:
-                source = "estimate" if charged is None else "provider_cost"
-                ledger.settle(money, amount if charged is None else charged, source=source, cause=what)
+            questions.close(ledger, money, what, charged)
         return found
 
 

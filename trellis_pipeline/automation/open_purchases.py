@@ -1,6 +1,7 @@
 """Purchases whose outcome is not known: listed, and brought to their end by asking the provider.
 
-A run finishes the open purchases of its own products. This is for the others, see `purchasing.leftovers`.
+A run finishes the open purchases of its own products. This is for the others, see `purchasing.leftovers`, and
+for questions of a doctor who was killed, see `purchasing.questions`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,11 @@ from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.generation.generator import Closable
+from trellis_pipeline.purchasing import questions
 from trellis_pipeline.purchasing.journal import Intent, Journal
 from trellis_pipeline.purchasing.leftovers import Ended, finish_leftovers
+from trellis_pipeline.purchasing.questions import Question
 from trellis_pipeline.purchasing.till import Till
-
-
-def open_purchases(settings: Settings) -> tuple[Intent, ...]:
-    """Everything in the journal whose outcome is not known, oldest first."""
-    with Ledger.open(settings.ledger_url) as ledger:
-        return Journal(ledger).open_intents()
 
 
 def finish_open_purchases(settings: Settings) -> Sequence[Ended]:
@@ -33,7 +30,8 @@ def finish_open_purchases(settings: Settings) -> Sequence[Ended]:
 
     Raises ConfigError where the open purchases are another generator's.
     """
-    waiting = {intent.generator for intent in open_purchases(settings)}
+    with Ledger.open(settings.ledger_url) as ledger:
+        waiting = {intent.generator for intent in Journal(ledger).open_intents()}
     if waiting and settings.generation.generator not in waiting:
         raise ConfigError(
             f"the open purchases are from {', '.join(sorted(waiting))}; "
@@ -59,21 +57,49 @@ def finish_open_purchases(settings: Settings) -> Sequence[Ended]:
         workers.close()
 
 
-def document(purchases: Sequence[Intent], ended: Sequence[Ended]) -> dict[str, Any]:
-    """Both as plain JSON-able data: what `costs open --json` prints."""
+def open_document(settings: Settings, *, finish: bool) -> dict[str, Any]:
+    """What is open, as plain JSON-able data: what `costs open --json` prints.
+
+    finish: bring it to its end, as far as that is possible. Raises what `finish_open_purchases` raises.
+    """
+    with Ledger.open(settings.ledger_url) as ledger:
+        purchases = Journal(ledger).open_intents()
+        asked = questions.open_questions(ledger)
+        booked = {
+            question.reservation.id
+            for question in asked
+            if finish and question.is_left and questions.close_left(ledger, question)
+        }
+    ended = finish_open_purchases(settings) if finish and purchases else ()
     ends = {one.intent.task_uuid: one for one in ended}
     return {
-        "purchases": [
-            {
-                "task_uuid": intent.task_uuid,
-                "catalog": intent.catalog,
-                "sku": intent.sku,
-                "generator": intent.generator,
-                "begun_at": intent.made_at.isoformat(),
-                "handed_in_at": intent.submitted_at.isoformat() if intent.submitted_at else None,
-                "end": ends[intent.task_uuid].end if intent.task_uuid in ends else None,
-                "reason": ends[intent.task_uuid].reason if intent.task_uuid in ends else "",
-            }
-            for intent in purchases
-        ]
+        "purchases": [_purchase(intent, ends.get(intent.task_uuid)) for intent in purchases],
+        "questions": [_question(one, booked=one.reservation.id in booked) for one in asked],
+    }
+
+
+def _purchase(intent: Intent, ended: Ended | None) -> dict[str, Any]:
+    return {
+        "task_uuid": intent.task_uuid,
+        "catalog": intent.catalog,
+        "sku": intent.sku,
+        "generator": intent.generator,
+        "begun_at": intent.made_at.isoformat(),
+        "handed_in_at": intent.submitted_at.isoformat() if intent.submitted_at else None,
+        "end": ended.end if ended else None,
+        "reason": ended.reason if ended else "",
+    }
+
+
+def _question(question: Question, *, booked: bool) -> dict[str, Any]:
+    money = question.reservation
+    return {
+        "what": question.what,
+        "catalog": money.scope.catalog,
+        "sku": money.scope.sku,
+        "generator": money.scope.generator,
+        "begun_at": money.made_at.isoformat(),
+        "set_aside_usd": f"{money.amount:f}",
+        "is_left": question.is_left,
+        "end": "booked as bought" if booked else None,
     }
