@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -103,18 +104,36 @@ class GeneratorResource(dg.ConfigurableResource[Generator]):
 
 
 def generator_of(settings: Settings) -> GeneratorResource:
-    """The generator that is configured."""
+    """The generator that is configured. Raises ConfigError for a webhook address that cannot be reached."""
     return GeneratorResource(
         name=settings.generation.generator,
         seed=settings.generation.seed,
         results=settings.generation.results,
         retries=settings.generation.retries,
         settings=settings.generation.settings,
-        webhooks_url=settings.webhooks.public_url,
+        webhooks_url=_webhooks_url(settings),
         upload_to_store=settings.runware.upload_to_store,
         runware=settings.runware.client_options(),
         local=settings.local.generator_options(),
     )
+
+
+def _webhooks_url(settings: Settings) -> str | None:
+    """Where the provider is to call. A server of the user's own may stand in the same network; Runware's
+    does not, and would call an address that means another machine there.
+    """
+    from trellis_pipeline.config_purchasing import is_of_this_network
+
+    url = settings.webhooks.public_url
+    if url is None or settings.generation.generator != "runware":
+        return url
+    provider = urlsplit(settings.runware.base_url).hostname or ""
+    if f".{provider}".endswith(".runware.ai") and is_of_this_network(url):
+        raise ConfigError(
+            f"webhooks.public_url: {urlsplit(url).hostname} cannot be reached by {provider}; "
+            "give an https address that can be reached from the internet, or leave it out to poll"
+        )
+    return url
 
 
 def runware_options(chosen: Mapping[str, Any], new_slot: NewSlot | None = None) -> RunwareOptions:

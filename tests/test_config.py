@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from resources.generator import generator_of
 from trellis_pipeline.config import Settings, load_settings
 from trellis_pipeline.config_products import catalog_name_for
 from trellis_pipeline.errors import ConfigError
@@ -66,6 +67,31 @@ def test_a_ledger_password_never_shows_in_settings_or_errors(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, f'[ledger]\nurl = ["{sentinel}"]')
     assert sentinel not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "hooks.example.com", "http://hooks.example.com", "https://user:s3cret@hooks.example.com"]
+)
+def test_a_webhook_address_that_nobody_could_call_is_refused_by_its_key(tmp_path, url):
+    with pytest.raises(
+        ConfigError, match=r"trellis\.toml: webhooks\.public_url: must be like https"
+    ) as caught:
+        load(tmp_path, f'[webhooks]\npublic_url = "{url}"')
+    assert "s3cret" not in str(caught.value)
+    kept = load(tmp_path, '[webhooks]\npublic_url = "https://hooks.example.com/trellis/"')
+    assert kept.webhooks.public_url == "https://hooks.example.com/trellis"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8790", "http://127.0.0.1:8790", "https://10.0.0.5", "https://[fd00::1]"]
+)
+def test_an_address_of_this_network_is_none_that_runware_can_call(tmp_path, url):
+    bought = '[generation]\ngenerator = "runware"\n'
+    with pytest.raises(ConfigError, match=r"webhooks\.public_url: .* cannot be reached by api\.runware\.ai"):
+        generator_of(load(tmp_path, f'{bought}[webhooks]\npublic_url = "{url}"'))
+    own = f'{bought}[runware]\nbase_url = "http://127.0.0.1:8765/v1"\n[webhooks]\npublic_url = "{url}"'
+    assert generator_of(load(tmp_path, own)).webhooks_url == url
+    assert generator_of(load(tmp_path, f'[webhooks]\npublic_url = "{url}"')).webhooks_url == url
 
 
 def test_a_catalog_gets_its_name_from_its_path():

@@ -6,9 +6,13 @@ address TRELLIS_ALERTS__SLACK_URL.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
+import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +67,39 @@ class WebhookSettings(BaseModel):
     public_url: str | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8790
+
+    @pydantic.field_validator("public_url")
+    @classmethod
+    def _can_be_called(cls, url: str | None) -> str | None:
+        return None if url is None else public_address(url)
+
+
+def public_address(url: str) -> str:
+    """The address of a webhook endpoint without its last slash.
+
+    It may have a path, where a proxy serves the endpoint below one. Raises ValueError, which does not repeat
+    it, unless it is https (plain http only to this machine), without user, query or fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("is not a valid URL") from None
+    loopback = host in {"127.0.0.1", "::1", "localhost"}
+    # Looked for in the text: the parser drops line breaks, and finds no query behind a bare "?".
+    plain = not re.search(r"[\s?#@\\]|[^!-~]", url)
+    if not host or not plain or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
+        raise ValueError("must be like https://hooks.example.com: https, without user, query or fragment")
+    return url.rstrip("/")
+
+
+def is_of_this_network(url: str) -> bool:
+    """Whether the host is this machine, or an address that means another machine in every network."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class AlertSettings(BaseModel):

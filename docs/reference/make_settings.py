@@ -93,7 +93,8 @@ MEANINGS = {
     "service.credit_usd": "What clients may spend together; left out, no limit.",
     "service.concurrency": "Generations at the same time.",
     "service.public_url": "Where clients reach the server, for links in answers.",
-    "webhooks.public_url": "Where the provider reaches `trellis-pipeline webhooks`; left out, polling alone.",
+    "webhooks.public_url": "Where the provider reaches `trellis-pipeline webhooks`, by https from the "
+    "internet; left out, polling alone.",
     "webhooks.host": "Address that the webhook endpoint listens on.",
     "webhooks.port": "Its port.",
     "generation.seed": "Seed of the first attempt; each further attempt takes the next one.",

@@ -233,6 +233,17 @@ def test_schedules_without_a_daemon_are_a_warning(here):
     assert "dagster dev" in checks["dagster"]["way_out"]
 
 
+def test_a_webhook_address_that_the_provider_cannot_call_is_a_problem(here):
+    bought = '[generation]\ngenerator = "runware"\n[webhooks]\npublic_url = '
+    for url, why in (("http://hooks.example.com", "must be like https"), ("https://localhost", "cannot be")):
+        write_settings(here, f'{bought}"{url}"\n')
+        code, checks = doctor()
+        assert code == 1
+        assert checks["settings"]["status"] == "problem"
+        assert "webhooks.public_url: " in checks["settings"]["message"]
+        assert why in checks["settings"]["message"]
+
+
 def test_a_postgres_that_does_not_answer_is_a_problem_and_its_password_stays_secret(here, monkeypatch):
     write_settings(here)
     monkeypatch.setenv("TRELLIS_LEDGER__URL", f"postgresql://shop:{KEY}@127.0.0.1:1/books")

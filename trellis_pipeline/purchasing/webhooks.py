@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, literal, select, update
 
+from trellis_pipeline.config_purchasing import public_address
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.schema import intents, spend_events
 from trellis_pipeline.errors import ConfigError
@@ -90,24 +90,11 @@ def new_token(public_url: str) -> CallbackToken:
 
 
 def check_public_url(public_url: str) -> str:
-    """The URL without its last slash. It may have a path, where a proxy serves the endpoint below one.
-
-    Raises ConfigError unless it is https (plain http only to this machine), without user, query or fragment.
-    """
+    """The URL without its last slash; see `config_purchasing.public_address`. Raises ConfigError."""
     try:
-        parts = urlsplit(public_url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        raise ConfigError("webhooks.public_url is not a valid URL") from None
-    loopback = host in {"127.0.0.1", "::1", "localhost"}
-    # Looked for in the text: the parser drops line breaks, and finds no query behind a bare "?".
-    plain = not re.search(r"[\s?#@\\]|[^!-~]", public_url)
-    if not host or not plain or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
-        raise ConfigError(
-            "webhooks.public_url must be like https://hooks.example.com: "
-            "https, without user, query or fragment"
-        )
-    return public_url.rstrip("/")
+        return public_address(public_url)
+    except ValueError as error:
+        raise ConfigError(f"webhooks.public_url {error}") from None
 
 
 def note_callback(ledger: Ledger, task_uuid: str, token: str, *, news: bool = True) -> Callback:
