@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trellis_pipeline.cli_common import BaseUrlOption, ConfigOption, JsonOption, guarded, settings_for
+from trellis_pipeline.cli_common import (
+    BaseUrlOption,
+    ConfigOption,
+    JsonOption,
+    guarded,
+    settings_for,
+    settings_for_run,
+)
 from trellis_pipeline.errors import ConfigError, LedgerError
 
 if TYPE_CHECKING:
@@ -174,9 +181,7 @@ def reconcile(
         from trellis_pipeline.costs.reconcile import summary
         from trellis_pipeline.review.cost_text import reconciliation_document
 
-        settings = settings_for(
-            config, output, generation={"generator": generator}, runware={"base_url": base_url}
-        )
+        settings = settings_for_run(config, output, None, generator, base_url)
         fetch = _told(balance) if balance is not None else _asked(settings)
         paid_in = _signed(topped_up, "--topped-up")
         with _ledger(config, output) as ledger:
@@ -219,9 +224,7 @@ def open_(
         from trellis_pipeline.automation.open_purchases import open_document
         from trellis_pipeline.review.open_text import print_open
 
-        settings = settings_for(
-            config, output, generation={"generator": generator}, runware={"base_url": base_url}
-        )
+        settings = settings_for_run(config, output, None, generator, base_url)
         found = open_document(settings, finish=finish)
         if as_json:
             typer.echo(json.dumps(found, indent=1))

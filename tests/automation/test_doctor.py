@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from s3_server import s3_server
 from small_catalogs import write_catalog
 from sqlalchemy import update
 from typer.testing import CliRunner
@@ -263,14 +264,10 @@ def test_a_postgres_that_answers_is_well(here, monkeypatch, postgres_url):
 
 def test_a_bucket_is_written_read_and_left_as_it_was(here, monkeypatch):
     import boto3
-    from moto.server import ThreadedMotoServer
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    with s3_server() as endpoint:
         client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
         client.create_bucket(Bucket="models")
         where = f's3_endpoint = "{endpoint}"\ns3_region = "us-east-1"\n'
@@ -281,5 +278,3 @@ def test_a_bucket_is_written_read_and_left_as_it_was(here, monkeypatch):
         code, checks = doctor()
         assert code == 1
         assert checks["storage"]["status"] == "problem"
-    finally:
-        server.stop()

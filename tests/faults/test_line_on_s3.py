@@ -6,6 +6,7 @@ import io
 import pandas as pd
 import pytest
 from line_process import Plan, billed, run, statuses
+from s3_server import s3_server
 from small_catalogs import draw_photo
 
 from trellis_pipeline.mesh.glb_read import parse_glb
@@ -20,13 +21,8 @@ CREDENTIALS = {
 
 @pytest.fixture
 def endpoint():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture

@@ -6,19 +6,12 @@ from decimal import Decimal
 import pytest
 
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
-from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.reports import totals
 from trellis_pipeline.errors import LedgerError
 from trellis_pipeline.purchasing import questions
 
 SCOPE = SpendScope("doctor", "CHECK", "run-1", "runware", "m", "512", "key")
 PRICE = Decimal("0.0640")
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite'}") as ledger:
-        yield ledger
 
 
 def elsewhere(ledger, what):

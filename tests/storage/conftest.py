@@ -11,19 +11,15 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from s3_server import s3_server
 
 from trellis_pipeline.storage.store import open_store
 
 
 @pytest.fixture(scope="session")
 def s3_endpoint():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

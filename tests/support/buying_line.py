@@ -13,11 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from line_process import SUPPORT, Plan, deadly, environment, moment
+from line_process import SUPPORT, Plan, carry_out, deadly, environment, moment
 from runware_parts import SENTINEL
-from small_catalogs import settings_for
-
-from trellis_pipeline.errors import TrellisError
 
 
 def buying_plan(home: Path, catalog: Path, base_url: str, die: str = "", **sections: Any) -> Plan:
@@ -81,20 +78,11 @@ def _deadly_purchases(plan: Plan) -> None:
 
 
 def main() -> None:
-    """Do what the plan says; an error of ours is a result too."""
-    from trellis_pipeline.automation.in_process import run_catalog
-    from trellis_pipeline.automation.summary import summarise
-
+    """What the plan says, with the generator that the settings name."""
     plan = Plan(**json.loads(sys.argv[1]))
     deadly(plan)
     _deadly_purchases(plan)
-    settings = settings_for(Path(plan.folder), plan.catalog, **plan.sections)  # type: ignore[arg-type]
-    try:
-        done = run_catalog(settings, settings.catalogs[0], verbose=plan.verbose)
-    except TrellisError as error:
-        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-        return
-    print(summarise(done, 0.0).model_dump_json())
+    carry_out(plan)
 
 
 if __name__ == "__main__":

@@ -264,21 +264,28 @@ def deadly(plan: Plan) -> None:
         around(operation)
 
 
-def main() -> None:
-    """Do what the plan says. An error of ours is a result too; any other is a traceback."""
+def carry_out(plan: Plan, generator: Any = None) -> None:
+    """Do what the plan says. An error of ours is a result too; any other is a traceback.
+
+    generator: in place of the one that the settings name.
+    """
     from trellis_pipeline.automation.in_process import run_catalog
     from trellis_pipeline.automation.summary import summarise
 
-    plan = Plan(**json.loads(sys.argv[1]))
-    deadly(plan)
     settings = settings_for(Path(plan.folder), plan.catalog, **plan.sections)  # type: ignore[arg-type]
-    generator = BilledGeneratorResource.around(BilledGenerator(plan))
     try:
         done = run_catalog(settings, settings.catalogs[0], generator=generator, verbose=plan.verbose)
     except TrellisError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         return
     print(summarise(done, 0.0).model_dump_json())
+
+
+def main() -> None:
+    """What the plan says, with the billed generator."""
+    plan = Plan(**json.loads(sys.argv[1]))
+    deadly(plan)
+    carry_out(plan, BilledGeneratorResource.around(BilledGenerator(plan)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from trellis_pipeline.generation.generator import (
     GeneratedModel,
     Generator,
@@ -147,20 +149,22 @@ class RunningService:
 
 def billing_of(folder: Path) -> list[BilledResult]:
     """The billing log of a service's folder, whether or not a service runs there."""
-    engine = open_database(folder)
-    try:
-        with engine.connect().execution_options(read_only=True) as connection:
-            return read_billing(connection)
-    finally:
-        engine.dispose()
+    with _looking_into(folder) as connection:
+        return read_billing(connection)
 
 
 def accepted_of(folder: Path) -> list[str]:
     """UUIDs of the tasks accepted by a service's folder, likewise."""
+    with _looking_into(folder) as connection:
+        return read_accepted(connection)
+
+
+@contextlib.contextmanager
+def _looking_into(folder: Path) -> Iterator[Connection]:
     engine = open_database(folder)
     try:
         with engine.connect().execution_options(read_only=True) as connection:
-            return read_accepted(connection)
+            yield connection
     finally:
         engine.dispose()
 
