@@ -29,7 +29,7 @@ MOMENTS = [
     pytest.param("before:create:generations/:2", 2, 1, id="before the certificate", marks=pytest.mark.slow),
     pytest.param("after:create:generations/:2", 2, 0, id="after the certificate", marks=pytest.mark.slow),
     pytest.param("after:publish:model.glb:2", 2, 0, id="published, not recorded", marks=pytest.mark.slow),
-    pytest.param("before:write:report.html:1", 3, 0, id="before the report", marks=pytest.mark.slow),
+    pytest.param("after:write:model_quality.json:3", 3, 0, id="before the report", marks=pytest.mark.slow),
     pytest.param("after:publish:catalog.parquet:1", 0, 0, id="after the snapshot", marks=pytest.mark.slow),
 ]
 
