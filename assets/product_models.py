@@ -154,8 +154,9 @@ def _certificate(item: LineItem, tools: LineTools, order: Order, purchase: Purch
 
 def metadata(record: ProductModel) -> Mapping[str, Any]:
     """What the UI shows for one model."""
+    is_draft = record.generator.startswith("draft/")
     return {
-        "generator": f"{record.generator}{'' if record.paid else ' (draft: not a generated model)'}",
+        "generator": f"{record.generator}{' (draft: not a generated model)' if is_draft else ''}",
         "triangles": record.triangles,
         "vertices": record.vertices,
         "texture_px": record.max_texture_px,

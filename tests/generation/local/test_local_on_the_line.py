@@ -27,6 +27,7 @@ from trellis_pipeline.generation.local.options import LocalOptions
 from trellis_pipeline.generation.request import build_request
 from trellis_pipeline.generation.runware.generator import RunwareGenerator
 from trellis_pipeline.service.testing import running_service
+from trellis_pipeline.storage.store import BlobRef
 
 COMMAND = [sys.executable, "-c", "from trellis_pipeline.cli import main; main()"]
 SMALL = {"resolution": 512, "textureSize": 1024, "remesh": False}
@@ -87,6 +88,20 @@ def test_without_a_price_nothing_begins_and_the_message_says_what_to_set(tmp_pat
     settings = shop_settings(tmp_path, checkpoint, usd_per_gpu_second=None)
     with pytest.raises(ConfigError, match="usd_per_gpu_second"):
         plan_catalog(settings, settings.catalogs[0])
+
+
+def test_a_model_that_costs_nothing_is_no_draft():
+    from assets import product_models
+    from assets.records import ProductModel
+
+    free = ProductModel.model_construct(
+        generator="local/microsoft:trellis-2@4b/1-0", paid=False, triangles=4, vertices=4, max_texture_px=16,
+        model=BlobRef("0" * 64, 1, ".glb"), cost_usd=Decimal(0), seconds=1.0, generation_seconds=1.0, seed=7,
+        attempt=1, request={}, request_key="key",
+    )  # fmt: skip
+    draft = free.model_copy(update={"generator": "draft/silhouette-blockout/1"})
+    assert "draft" not in product_models.metadata(free)["generator"]
+    assert "not a generated model" in product_models.metadata(draft)["generator"]
 
 
 def test_a_machine_that_counts_as_free_needs_no_budget(tmp_path, checkpoint):
