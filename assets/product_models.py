@@ -99,18 +99,13 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> ProductMode
         paid=tools.generator.paid,
         reused=purchase.reused,
         cost_usd=Decimal(0) if purchase.reused else purchase.cost_usd,
-        model_cost_usd=purchase.cost_usd if purchase.bought_for == _product(order) else Decimal(0),
+        model_cost_usd=purchase.cost_usd if purchase.bought_for == order.product else Decimal(0),
         generation_seconds=purchase.seconds,
         triangles=finished.triangles,
         vertices=finished.vertices,
         max_texture_px=finished.max_texture_px,
         certificate=certificate,
     )
-
-
-def _product(order: Order) -> str:
-    """As `Purchase.bought_for` names it."""
-    return f"{order.catalog}/{order.sku}"
 
 
 def _best_of(order: Order, tools: LineTools) -> Choose:

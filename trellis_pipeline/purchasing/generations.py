@@ -32,6 +32,11 @@ class Order:
     request_key: str
     attempt: int = 1
 
+    @property
+    def product(self) -> str:
+        """The product, as `Purchase.bought_for` names it."""
+        return f"{self.catalog}/{self.sku}"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -150,7 +155,7 @@ def keep(
             Result(blob, model.seed, model.result_id, model.cost_usd, dict(score))
             for blob, model, score in zip(blobs, made, scores, strict=True)
         ),
-        bought_for=f"{order.catalog}/{order.sku}",
+        bought_for=order.product,
     )
     data = json.dumps(_certificate(order, generator, purchase), indent=1, sort_keys=True).encode()
     path = certificate_path(order.request_key, number)

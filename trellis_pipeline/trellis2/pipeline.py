@@ -32,6 +32,7 @@ from trellis_pipeline.trellis2.modes import MODES, Mode
 from trellis_pipeline.trellis2.photo import Matting, cut_out, encoder_input
 from trellis_pipeline.trellis2.sampler import SamplerSettings
 from trellis_pipeline.trellis2.stages import Normalization
+from trellis_pipeline.trellis2.voxel_model import VoxelModel
 from trellis_pipeline.trellis2.voxels import Grid
 
 Watch = Callable[[str, int, int], None]
@@ -60,24 +61,6 @@ class GenerationSettings:
     max_tokens: int = 49_152
     most_tokens: int = 98_304
     max_voxels: int = 32_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class VoxelModel:
-    """A surface and its material, in the cube from -0.5 to 0.5, z up.
-
-    vertices: (M, 3) float32, one for each voxel. triangles: (T, 3) int32, not wound alike, may have holes.
-    coords: (M, 3) int32, the voxels of a grid with `resolution` cells on an edge; voxel i spans
-    i / resolution - 0.5 to (i + 1) / resolution - 0.5. attributes: (M, 6) float32, base colour (sRGB),
-    metallic, roughness, alpha; 0..1 but for overshoots.
-    """
-
-    vertices: npt.NDArray[np.float32]
-    triangles: npt.NDArray[np.int32]
-    coords: npt.NDArray[np.int32]
-    attributes: npt.NDArray[np.float32]
-    resolution: int
-    seed: int
 
 
 class Networks(Protocol):

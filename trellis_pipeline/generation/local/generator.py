@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
+from trellis_pipeline.costs.money import NANO
 from trellis_pipeline.errors import ConfigError, GenerationError, ProductError
 from trellis_pipeline.generation.generator import (
     GeneratedModel,
@@ -28,18 +29,18 @@ from trellis_pipeline.generation.generator import (
 )
 from trellis_pipeline.generation.local.mapping import mode_of, postprocess_of, sampling_of, seeds_of
 from trellis_pipeline.generation.local.options import LocalOptions
-from trellis_pipeline.generation.local.to_glb import DecodedVoxels, voxels_to_glb
+from trellis_pipeline.generation.local.to_glb import voxels_to_glb
 from trellis_pipeline.generation.local.warm import Busy, Stopped, WarmModel, warm_model
 from trellis_pipeline.generation.request import TRELLIS_2, GenerationRequest
 
 if TYPE_CHECKING:
-    from trellis_pipeline.trellis2.pipeline import VoxelModel, Watch
+    from trellis_pipeline.trellis2.pipeline import Watch
     from trellis_pipeline.trellis2.repository import Repository
+    from trellis_pipeline.trellis2.voxel_model import VoxelModel
 
 BUILD = "1"
 """Raised whenever the same weights, photo and seed give another model."""
 
-_NANO = Decimal("0.000000001")
 # Shares of the progress that the stages make up, roughly by their published times.
 _STAGES = {
     "sparse structure": 0.15,
@@ -95,7 +96,7 @@ class LocalGenerator:
             raise failures[0]
         failed = [str(error) for error in failures]
         wasted = spent - sum(one.busy.seconds for one in made)
-        return [self._generated(one, made, wasted, failed) for one in made]
+        return [self._generated(one, wasted if one is made[0] else 0.0, spent, failed) for one in made]
 
     async def aclose(self) -> None:
         """Let go of the thread. The model stays warm for the next who needs it in this process."""
@@ -138,18 +139,12 @@ class LocalGenerator:
             raise
         except Stopped:
             raise GenerationError("the generation was stopped") from None
-        decoded = DecodedVoxels(
-            voxels.vertices, voxels.triangles, voxels.coords, voxels.attributes, voxels.resolution
-        )
-        finished = await self._run_cpu(voxels_to_glb, decoded, postprocess_of(request, self._options))
+        finished = await self._run_cpu(voxels_to_glb, voxels, postprocess_of(request, self._options))
         progress(1.0)
         return _Made(finished.value.glb, seed, busy, finished.seconds, finished.value.facts)
 
-    def _generated(
-        self, one: _Made, made: Sequence[_Made], wasted: float, failed: Sequence[str]
-    ) -> GeneratedModel:
-        """wasted: busy seconds of attempts that failed; the first model bears them."""
-        first = one is made[0]
+    def _generated(self, one: _Made, wasted: float, total: float, failed: Sequence[str]) -> GeneratedModel:
+        """wasted: busy seconds of attempts that failed, for the model that bears them. total: of all."""
         machine = self._model.machine
         provenance: dict[str, object] = {
             "device": machine.name,
@@ -162,21 +157,21 @@ class LocalGenerator:
             provenance |= {"results_failed": len(failed), "failures": list(failed)}
         stages = {
             "load": one.busy.load_seconds,
-            "generate": one.busy.generate_seconds + (wasted if first else 0.0),
+            "generate": one.busy.generate_seconds + wasted,
             "post_process": one.cpu_seconds,
         }
         return GeneratedModel(
             glb=one.glb,
             seed=one.seed,
-            cost_usd=self._price(one.busy.seconds + (wasted if first else 0.0)),
-            seconds=sum(other.busy.seconds for other in made) + wasted,
+            cost_usd=self._price(one.busy.seconds + wasted),
+            seconds=total,
             stage_seconds=stages,
             provenance=provenance,
         )
 
     def _price(self, busy_seconds: float) -> Decimal:
         exact = self._options.usd_per_gpu_second * Decimal(str(round(busy_seconds, 6)))
-        return exact.quantize(_NANO, rounding=ROUND_CEILING)
+        return exact.quantize(NANO, rounding=ROUND_CEILING)
 
 
 @dataclass(frozen=True, slots=True)

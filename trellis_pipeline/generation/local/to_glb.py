@@ -9,21 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from trellis_pipeline.mesh.postprocess.options import PostprocessOptions
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedVoxels:
-    """What the decoders made, see `trellis2.pipeline.VoxelModel`."""
-
-    vertices: npt.NDArray[np.float32]
-    triangles: npt.NDArray[np.int32]
-    coords: npt.NDArray[np.int32]
-    attributes: npt.NDArray[np.float32]
-    resolution: int
+from trellis_pipeline.trellis2.voxel_model import VoxelModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +21,7 @@ class FinishedGlb:
     facts: Mapping[str, Any]
 
 
-def voxels_to_glb(decoded: DecodedVoxels, options: PostprocessOptions) -> FinishedGlb:
+def voxels_to_glb(decoded: VoxelModel, options: PostprocessOptions) -> FinishedGlb:
     """Make the model. Deterministic, unless unwrapping runs out of time.
 
     Raises MeshError where the surface is empty, not finite or cannot be brought down to the triangles asked.

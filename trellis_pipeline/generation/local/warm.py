@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from trellis_pipeline.trellis2.machine import Machine
-    from trellis_pipeline.trellis2.pipeline import GenerationSettings, VoxelModel, Watch
+    from trellis_pipeline.trellis2.pipeline import GenerationSettings, Watch
     from trellis_pipeline.trellis2.repository import Repository
     from trellis_pipeline.trellis2.resident import ResidentNetworks
+    from trellis_pipeline.trellis2.voxel_model import VoxelModel
 
 _TURN_LOOK_SECONDS = 0.25
 
@@ -60,7 +61,6 @@ class WarmModel:
         self.machine = machine
         self._options = options
         self._networks: ResidentNetworks | None = None
-        self._turn = threading.Lock()
 
     @property
     def usual(self) -> GenerationSettings:
@@ -96,7 +96,7 @@ class WarmModel:
                 raise Stopped
             watch(stage, done, of)
 
-        with self._our_turn(stopped), device_turn(self.machine.device, stopped):
+        with device_turn(self.machine.device, stopped):
             networks = self._networks_for(mode)
             began, loaded = time.perf_counter(), networks.seconds_loading
             try:
@@ -113,16 +113,6 @@ class WarmModel:
             finally:
                 busy.load_seconds = networks.seconds_loading - loaded
                 busy.generate_seconds = time.perf_counter() - began - busy.load_seconds
-
-    @contextmanager
-    def _our_turn(self, stopped: Callable[[], bool]) -> Iterator[None]:
-        while not self._turn.acquire(timeout=_TURN_LOOK_SECONDS):
-            if stopped():
-                raise Stopped
-        try:
-            yield
-        finally:
-            self._turn.release()
 
     def _networks_for(self, mode: str) -> ResidentNetworks:
         if self._networks is None:
@@ -170,10 +160,10 @@ def warm_model(options: LocalOptions) -> WarmModel:
 
 @contextmanager
 def device_turn(device: str, stopped: Callable[[], bool]) -> Iterator[None]:
-    """Hold the device against other processes of this user on this machine.
+    """Hold the device against other threads and processes of this user on this machine.
 
-    The lock is a file's, which the system gives back when a process dies. Raises Stopped where `stopped` says
-    so while waiting.
+    The lock belongs to the file as it was opened here, and the system gives it back when a process dies.
+    Raises Stopped where `stopped` says so while waiting.
     """
     name = f"trellis-pipeline-{os.getuid()}-{device.replace(':', '-')}.lock"
     with (Path(tempfile.gettempdir()) / name).open("a") as lock:
