@@ -19,6 +19,7 @@ from typing import Any, Literal
 from assets.outcome import Problem, clear_problem, save_problem
 from assets.records import LineItem, ProductModel, StageRecord
 from assets.stage import Stage, load_record, run_stage
+from assets.stopping import stop_requests
 from assets.tools import LineTools
 from trellis_pipeline.errors import (
     BudgetExceeded,
@@ -103,6 +104,8 @@ class _Switch:
     def off(self) -> None:
         """Cancel the work, now or as soon as it begins. Work that is done already stays done."""
         with self._lock:
+            if self._off:
+                return  # a second cancellation would cut short what the first one cleans up
             self._off = True
             if self._loop is not None and self._task is not None:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: it had ended by itself
@@ -117,6 +120,8 @@ def stream(
     in_flight: int,
 ) -> Generator[Event, None, None]:
     """Run every item through `stages` and yield events as they happen. Closing it ends the work.
+
+    Raises KeyboardInterrupt on SIGINT or SIGTERM, after the events of what was finished.
 
     upstream: stages that are not run but whose records the others may need, in order.
     in_flight: products on the line at the same time.
@@ -138,10 +143,15 @@ def stream(
     thread = threading.Thread(target=work, name="trellis-line", daemon=True)
     thread.start()
     try:
-        while (event := queue.get()) is not None:
-            if isinstance(event, BaseException):
-                raise event
-            yield event
+        with stop_requests(switch.off) as stop:
+            while (event := queue.get()) is not None:
+                if isinstance(event, asyncio.CancelledError):
+                    break
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        if stop.is_set():
+            raise KeyboardInterrupt
     finally:
         switch.off()
         while thread.is_alive():

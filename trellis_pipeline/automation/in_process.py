@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from assets.catalog_snapshot import load_rows
 from assets.line import SPENDING_RUN_TAG, STAGES
+from assets.stopping import stop_requests
 from assets.stream import ProductDone, RunStopped
 from resources.generator import GeneratorResource
 from resources.progress import ProgressResource
@@ -105,7 +106,7 @@ def run_catalog(
         PROCESS_TAG: this_process(),
         SPENDING_RUN_TAG: str(uuid.uuid4()),
     }
-    with _records_kept(settings), open_instance(settings) as instance:
+    with stop_requests() as stop, _records_kept(settings), open_instance(settings) as instance:
         end_orphans(instance)
 
         def run(names: Sequence[str], config: dict[str, Any] | None = None) -> TrellisError | None:
@@ -118,7 +119,7 @@ def run_catalog(
                 raise_on_error=False,
                 tags=tags,
             )
-            interrupted = _was_interrupted(result)
+            interrupted = stop.is_set() or _was_interrupted(result)
             reason = None if result.success else _reason(result)
             # What Dagster leaves behind hangs together in reference cycles, a stopped step's generator with
             # its workers among it. Collected here, memory stays flat from run to run, and stopped work ends
