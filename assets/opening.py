@@ -95,7 +95,9 @@ def open_tools(
     """
     import httpx
 
-    from trellis_pipeline.imagery.fetch import Fetched, FetchLimits, fetch_if_changed
+    from trellis_pipeline.imagery.fetch import fetch_if_changed
+    from trellis_pipeline.imagery.fetch_limits import FetchLimits
+    from trellis_pipeline.imagery.fetch_web import Fetched
     from trellis_pipeline.imagery.make_crop import CropOptions
     from trellis_pipeline.purchasing.journal import Journal
     from trellis_pipeline.purchasing.till import Till

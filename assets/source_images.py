@@ -32,7 +32,7 @@ def identity(item: LineItem, tools: LineTools) -> tuple[object, ...]:
 
 async def make(item: LineItem, tools: LineTools, inputs_key: str) -> SourceImage:
     """Fetch, check that it decodes, keep the bytes. What the server says is unchanged stays as it is."""
-    from trellis_pipeline.imagery.fetch import redact_url
+    from trellis_pipeline.imagery.fetch_limits import redact_url
     from trellis_pipeline.imagery.make_crop import inspect_photo
 
     if not item.product.image:

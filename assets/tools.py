@@ -18,7 +18,7 @@ from trellis_pipeline.storage.store import ArtifactStore
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.product import Product
     from trellis_pipeline.costs.alerts import BudgetAlert
-    from trellis_pipeline.imagery.fetch import Fetched
+    from trellis_pipeline.imagery.fetch_web import Fetched
     from trellis_pipeline.imagery.make_crop import CropOptions
     from trellis_pipeline.purchasing.till import Till
     from trellis_pipeline.quality.profiles import Profile

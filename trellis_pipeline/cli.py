@@ -115,7 +115,8 @@ def plan(
         settings, chosen = with_catalog(wanted, catalog)
         with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
             progress.say("loading")
-            from trellis_pipeline.automation.plan import plan_catalog, plan_document
+            from trellis_pipeline.automation.plan import plan_catalog
+            from trellis_pipeline.automation.plan_document import plan_document
 
             done = plan_catalog(settings, chosen, skus, progress.start, progress.event)
         document = plan_document(done)

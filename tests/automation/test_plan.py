@@ -18,7 +18,8 @@ from small_catalogs import (
 
 from assets.outcome import Problem, load_problem, save_problem
 from trellis_pipeline.automation.in_process import run_catalog
-from trellis_pipeline.automation.plan import plan_catalog, plan_document
+from trellis_pipeline.automation.plan import plan_catalog
+from trellis_pipeline.automation.plan_document import plan_document
 from trellis_pipeline.catalog.readers import load_catalog
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
 from trellis_pipeline.costs.ledger import Ledger

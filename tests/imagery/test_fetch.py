@@ -15,7 +15,9 @@ import pytest
 
 from trellis_pipeline.errors import BlobMissing, SourceImageError, StorageUnavailable
 from trellis_pipeline.imagery.addresses import refusal
-from trellis_pipeline.imagery.fetch import Fetched, FetchLimits, fetch_if_changed, fetch_image, redact_url
+from trellis_pipeline.imagery.fetch import fetch_if_changed, fetch_image
+from trellis_pipeline.imagery.fetch_limits import FetchLimits, redact_url
+from trellis_pipeline.imagery.fetch_web import Fetched
 
 SECRET = "X-Amz-Signature=5ecret"
 LAN = FetchLimits(allow_private_addresses=True, timeout_seconds=10)

@@ -11,7 +11,7 @@ import httpx
 
 from trellis_pipeline.errors import ProviderBusy, SourceImageError
 from trellis_pipeline.imagery.addresses import resolve_host
-from trellis_pipeline.imagery.fetch import redact_url
+from trellis_pipeline.imagery.fetch_limits import redact_url
 
 
 async def send(

@@ -23,7 +23,8 @@ from trellis_pipeline.errors import (
 from trellis_pipeline.generation.generator import GeneratedModel, InputImage
 from trellis_pipeline.generation.wire import parse_task
 from trellis_pipeline.generation.wire_image import image_form
-from trellis_pipeline.imagery.fetch import FetchLimits, fetch_image
+from trellis_pipeline.imagery.fetch import fetch_image
+from trellis_pipeline.imagery.fetch_limits import FetchLimits
 from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.inputs import check_picture, to_crop
 from trellis_pipeline.service.messages import Json, error

@@ -15,7 +15,8 @@ from small_catalogs import draw_photo, settings_for, write_catalog
 from assets.workers import Timed
 from trellis_pipeline.automation.chunks import line_config, line_job_name
 from trellis_pipeline.automation.in_process import run_catalog
-from trellis_pipeline.automation.plan import plan_catalog, plan_document
+from trellis_pipeline.automation.plan import plan_catalog
+from trellis_pipeline.automation.plan_document import plan_document
 from trellis_pipeline.automation.summary import summarise
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.reports import totals

@@ -17,7 +17,8 @@ from trellis_pipeline.errors import ModelFileError, SourceImageError
 from trellis_pipeline.generation.runware.http_client import make_http_client
 from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.imagery.addresses import resolve_host
-from trellis_pipeline.imagery.fetch import REDIRECTS, pinned_request, redact_url, unpacked
+from trellis_pipeline.imagery.fetch_limits import redact_url
+from trellis_pipeline.imagery.fetch_web import REDIRECTS, pinned_request, unpacked
 from trellis_pipeline.mesh.glb_container import parse_glb
 
 MOST_REDIRECTS = 5

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from trellis_pipeline.imagery.fetch import redact_url
+from trellis_pipeline.imagery.fetch_limits import redact_url
 
 
 class _WithoutQueries(logging.Filter):

@@ -28,7 +28,7 @@ from trellis_pipeline.generation.runware.limiter import KeyGate, Limiter, Pace
 from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.generation.runware.polling import back_off, retry_after_seconds
 from trellis_pipeline.generation.runware.reply import Reply, parse_reply
-from trellis_pipeline.imagery.fetch import unpacked
+from trellis_pipeline.imagery.fetch_web import unpacked
 
 log = logging.getLogger(__name__)
 
