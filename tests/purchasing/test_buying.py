@@ -29,7 +29,7 @@ from trellis_pipeline.errors import (
     StorageError,
     TaskFailed,
 )
-from trellis_pipeline.generation.generator import InputImage
+from trellis_pipeline.generation.generator import InputImage, Interrupted
 from trellis_pipeline.generation.request import build_request, request_key
 from trellis_pipeline.purchasing import errand
 from trellis_pipeline.purchasing.buy import buy, buy_again
@@ -138,6 +138,33 @@ def test_time_that_brought_no_model_is_booked_all_the_same_and_the_next_attempt_
     assert not ledger.open_reservations()
     assert not own_machine(ledger, store, fails=False).reused
     assert totals(ledger).settled_usd == Decimal("0.05")
+
+
+def test_time_that_was_interrupted_is_booked_and_the_model_is_made_by_the_next_run(store, ledger):
+    class Endless(OwnMachine):
+        async def generate(self, request, image, progress=lambda _share: None):
+            begun.set()
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                raise Interrupted(Decimal("0.015")) from None
+
+    async def interrupted():
+        till = Till(generator, Journal(ledger), store, FIVE_DOLLARS, prices=prices, expected_seconds=seconds)
+        work = asyncio.ensure_future(buy(order(generator), till))
+        await begun.wait()
+        work.cancel()
+        await asyncio.wait([work])
+        return work.cancelled()
+
+    begun, seconds = asyncio.Event(), {1024: 20.0}
+    generator = Endless(fails=False)
+    prices = load_price_book().with_gpu_second("instant", Decimal("0.001"))
+    assert asyncio.run(interrupted())
+    assert totals(ledger).settled_usd == Decimal("0.015")
+    assert not ledger.open_reservations()
+    own_machine(ledger, store, fails=False)
+    assert totals(ledger).settled_usd == Decimal("0.035")
 
 
 def test_many_who_want_the_same_at_once_get_one(store, ledger):

@@ -6,6 +6,7 @@ costs is a figure it reports, and what happens to the bytes is its caller's affa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -71,6 +72,17 @@ class GeneratedModel:
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+class Interrupted(asyncio.CancelledError):
+    """A generation was cancelled after it had cost something, and is to be booked. It cancels like any other.
+
+    cost_usd: what the generator had spent by then.
+    """
+
+    def __init__(self, cost_usd: Decimal) -> None:
+        super().__init__()
+        self.cost_usd = cost_usd
+
+
 class Generator(Protocol):
     """Anything that makes models. Implementations are used from one event loop, many requests at once."""
 
@@ -96,6 +108,7 @@ class Generator(Protocol):
         """Make what was asked for: `request.numberResults` models, at least one where some of them failed.
 
         Raises GenerationError or one of its kinds; `.retryable` and `.billable` say what may be done next.
+        Cancelled, it may raise Interrupted to say what that has cost.
         """
 
 

@@ -49,7 +49,10 @@ def bill_for(made: Sequence[GeneratedModel], reserved: Decimal, asked: int) -> B
 
 
 def bill_for_nothing(error: BaseException) -> Bill | None:
-    """The bill for a generation that failed on the user's own machine; None where that cost nothing."""
+    """The bill for a generation that failed, or was interrupted, on the user's own machine.
+
+    None where that cost nothing.
+    """
     spent = getattr(error, "cost_usd", ZERO)
     return Bill(spent, "gpu_time", cause=type(error).__name__) if spent > 0 else None
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from assets.workers import Timed
 from trellis_pipeline.errors import ConfigError, GenerationError, MatteError, MeshError, WeightsMissing
+from trellis_pipeline.generation.generator import Interrupted
 from trellis_pipeline.generation.local.generator import LocalGenerator
 from trellis_pipeline.generation.local.options import LocalOptions
 from trellis_pipeline.generation.local.warm import Stopped, device_turn
@@ -204,9 +205,9 @@ def test_a_generation_that_fails_says_why_and_what_its_time_did_cost(broken, cro
     assert caught.value.cost_usd > 0
 
 
-def test_a_cancelled_generation_ends_at_its_next_step_and_the_next_one_works(options, crop):
+def test_a_cancelled_generation_ends_at_its_next_step_says_its_cost_and_the_next_one_works(options, crop):
     async def go():
-        generator = LocalGenerator(options, here)
+        generator = LocalGenerator(dataclasses.replace(options, usd_per_gpu_second=Decimal("0.01")), here)
         begun = asyncio.Event()
         loop = asyncio.get_running_loop()
         seen = []
@@ -218,15 +219,17 @@ def test_a_cancelled_generation_ends_at_its_next_step_and_the_next_one_works(opt
         work = asyncio.ensure_future(generator.generate(build_request(SMALL), crop, progress))
         await begun.wait()
         work.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(Interrupted) as interrupted:
             await work
+        assert work.cancelled()
         stopped_at = seen[-1]
         (model,) = await generator.generate(build_request(SMALL), crop)
         await generator.aclose()
-        return stopped_at, model
+        return stopped_at, interrupted.value.cost_usd, model
 
-    stopped_at, model = asyncio.run(go())
+    stopped_at, wasted_usd, model = asyncio.run(go())
     assert stopped_at < 1
+    assert wasted_usd > 0
     assert model.glb
 
 

@@ -24,6 +24,7 @@ from trellis_pipeline.generation.generator import (
     GeneratedModel,
     GeneratorIdentity,
     InputImage,
+    Interrupted,
     Progress,
     no_progress,
 )
@@ -77,7 +78,8 @@ class LocalGenerator:
         """One model for each seed, one after the other. Models that failed are named in `provenance`.
 
         Raises GenerationError, MeshError or MatteError where none could be made, with what the attempts cost
-        as `cost_usd`, and where this machine is too small or lacks the weights.
+        as `cost_usd`, and where this machine is too small or lacks the weights. Cancelled, it ends at its
+        next step and raises Interrupted.
         """
         self._check(mode_of(request))
         seeds = seeds_of(request)
@@ -90,6 +92,8 @@ class LocalGenerator:
                 made.append(await self._one(request, image, seed, busy, _part(progress, number, len(seeds))))
             except ProductError as error:
                 failures.append(error)
+            except asyncio.CancelledError:
+                raise Interrupted(self._price(spent + busy.seconds)) from None
             spent += busy.seconds
         if not made:
             failures[0].cost_usd = self._price(spent)
