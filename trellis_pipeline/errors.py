@@ -33,7 +33,7 @@ succeed later; `billable` says that money may have been spent although no model 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -55,6 +55,14 @@ class FieldFault:
         return f"{self.path}: {self.message}" + (
             f"; allowed are {', '.join(self.allowed)}" if self.allowed else ""
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What an attempt has cost that brought no model. stage_seconds: where the time went, by stage."""
+
+    usd: Decimal
+    stage_seconds: Mapping[str, float]
 
 
 class TrellisError(Exception):
@@ -95,10 +103,10 @@ class CatalogError(TrellisError):
 class ProductError(TrellisError):
     """One product failed. The run records it, goes on with the others and lists it at the end.
 
-    cost_usd: what was spent on it all the same, where the generator knows (time on the user's own GPU).
+    spent: what it has cost all the same, where the generator knows (time on the user's own GPU).
     """
 
-    cost_usd: Decimal = Decimal(0)
+    spent: Spent | None = None
 
 
 class SourceImageError(ProductError):

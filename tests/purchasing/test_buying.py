@@ -26,6 +26,7 @@ from trellis_pipeline.errors import (
     ProviderBusy,
     ProviderRejected,
     ResultLost,
+    Spent,
     StorageError,
     TaskFailed,
 )
@@ -108,7 +109,7 @@ class OwnMachine(InstantGenerator):
     async def generate(self, request, image, progress=lambda _share: None):
         if self.fails:
             error = GenerationError("the decoder made no voxels")
-            error.cost_usd = Decimal("0.03")
+            error.spent = Spent(Decimal("0.03"), {"load": 4.0, "generate": 26.0})
             raise error
         (model,) = await super().generate(request, image, progress)
         spent = {"load": 4.0, "generate": 16.0}
@@ -147,7 +148,7 @@ def test_time_that_was_interrupted_is_booked_and_the_model_is_made_by_the_next_r
             try:
                 await asyncio.sleep(600)
             except asyncio.CancelledError:
-                raise Interrupted(Decimal("0.015")) from None
+                raise Interrupted(Spent(Decimal("0.015"), {"load": 4.0, "generate": 11.0})) from None
 
     async def interrupted():
         till = Till(generator, Journal(ledger), store, FIVE_DOLLARS, prices=prices, expected_seconds=seconds)

@@ -28,12 +28,13 @@ Fate = Literal["accepted", "unjudged", "failed", "rejected", "superseded", "aban
 FATES: tuple[Fate, ...] = get_args(Fate)
 WASTE: tuple[Fate, ...] = ("failed", "rejected", "superseded", "abandoned", "unattributed")
 
-# A settlement whose cause is one of these was paid for and brought no model.
+# A settlement whose cause is one of these was paid for and brought no model: an error, or somebody's Ctrl-C
+# (`generation.generator.Interrupted`, which stands above the books).
 _NO_MODEL = frozenset(
     name
     for name, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, errors.GenerationError)
-)
+    if issubclass(kind, errors.ProductError)
+) | {"Interrupted"}
 
 
 @dataclass(frozen=True, slots=True)

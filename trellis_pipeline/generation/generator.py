@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol, runtime_checkable
 
+from trellis_pipeline.errors import Spent
 from trellis_pipeline.generation.request import GenerationRequest
 
 Progress = Callable[[float], None]
@@ -73,14 +74,11 @@ class GeneratedModel:
 
 
 class Interrupted(asyncio.CancelledError):
-    """A generation was cancelled after it had cost something, and is to be booked. It cancels like any other.
+    """A generation was cancelled, and says what it has cost by then. It cancels like any other."""
 
-    cost_usd: what the generator had spent by then.
-    """
-
-    def __init__(self, cost_usd: Decimal) -> None:
+    def __init__(self, spent: Spent) -> None:
         super().__init__()
-        self.cost_usd = cost_usd
+        self.spent = spent
 
 
 class Generator(Protocol):

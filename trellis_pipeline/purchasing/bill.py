@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 
 from trellis_pipeline.costs.money import NANO, ZERO
+from trellis_pipeline.errors import Spent
 from trellis_pipeline.generation.generator import GeneratedModel
 
 NO_PRICE = "the provider named no price"
@@ -53,8 +54,10 @@ def bill_for_nothing(error: BaseException) -> Bill | None:
 
     None where that cost nothing.
     """
-    spent = getattr(error, "cost_usd", ZERO)
-    return Bill(spent, "gpu_time", cause=type(error).__name__) if spent > 0 else None
+    spent: Spent | None = getattr(error, "spent", None)
+    if spent is None or not any(spent.stage_seconds.values()):
+        return None
+    return Bill(spent.usd, "gpu_time", cause=type(error).__name__, stage_seconds=spent.stage_seconds)
 
 
 def _stages(made: Sequence[GeneratedModel]) -> dict[str, float]:

@@ -198,7 +198,7 @@ async def _carry_out(
         if is_remote(till.generator) or getattr(error, "billable", False):
             till.journal.let_go(intent)
         elif (spent := bill_for_nothing(error)) is not None:
-            settle(till, intent, spent, 0.0, "failed")
+            settle(till, intent, spent, sum(spent.stage_seconds.values()), "failed")
         else:
             cause = type(error).__name__ if isinstance(error, TrellisError) else "interrupted"
             release(till, intent, cause)

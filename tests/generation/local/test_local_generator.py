@@ -202,7 +202,7 @@ def test_a_generation_that_fails_says_why_and_what_its_time_did_cost(broken, cro
     options = LocalOptions(broken, device="cpu", usd_per_gpu_second=Decimal("0.01"))
     with pytest.raises(GenerationError, match="material") as caught:
         made(options, crop)
-    assert caught.value.cost_usd > 0
+    assert caught.value.spent.usd > 0
 
 
 def test_a_cancelled_generation_ends_at_its_next_step_says_its_cost_and_the_next_one_works(options, crop):
@@ -225,7 +225,7 @@ def test_a_cancelled_generation_ends_at_its_next_step_says_its_cost_and_the_next
         stopped_at = seen[-1]
         (model,) = await generator.generate(build_request(SMALL), crop)
         await generator.aclose()
-        return stopped_at, interrupted.value.cost_usd, model
+        return stopped_at, interrupted.value.spent.usd, model
 
     stopped_at, wasted_usd, model = asyncio.run(go())
     assert stopped_at < 1

@@ -19,7 +19,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
 from trellis_pipeline.costs.money import NANO
-from trellis_pipeline.errors import ConfigError, GenerationError, ProductError
+from trellis_pipeline.errors import ConfigError, GenerationError, ProductError, Spent
 from trellis_pipeline.generation.generator import (
     GeneratedModel,
     GeneratorIdentity,
@@ -77,15 +77,15 @@ class LocalGenerator:
     ) -> Sequence[GeneratedModel]:
         """One model for each seed, one after the other. Models that failed are named in `provenance`.
 
-        Raises GenerationError, MeshError or MatteError where none could be made, with what the attempts cost
-        as `cost_usd`, and where this machine is too small or lacks the weights. Cancelled, it ends at its
+        Raises GenerationError, MeshError or MatteError where none could be made, with what the attempts did
+        cost as `spent`, and where this machine is too small or lacks the weights. Cancelled, it ends at its
         next step and raises Interrupted.
         """
         self._check(mode_of(request))
         seeds = seeds_of(request)
         made: list[_Made] = []
         failures: list[ProductError] = []
-        spent = 0.0
+        spent = Busy()
         for number, seed in enumerate(seeds):
             busy = Busy()
             try:
@@ -93,14 +93,17 @@ class LocalGenerator:
             except ProductError as error:
                 failures.append(error)
             except asyncio.CancelledError:
-                raise Interrupted(self._price(spent + busy.seconds)) from None
-            spent += busy.seconds
+                spent += busy
+                raise Interrupted(self._spent(spent)) from None
+            spent += busy
         if not made:
-            failures[0].cost_usd = self._price(spent)
+            failures[0].spent = self._spent(spent)
             raise failures[0]
         failed = [str(error) for error in failures]
-        wasted = spent - sum(one.busy.seconds for one in made)
-        return [self._generated(one, wasted if one is made[0] else 0.0, spent, failed) for one in made]
+        wasted = spent.seconds - sum(one.busy.seconds for one in made)
+        return [
+            self._generated(one, wasted if one is made[0] else 0.0, spent.seconds, failed) for one in made
+        ]
 
     async def aclose(self) -> None:
         """Let go of the thread. The model stays warm for the next who needs it in this process."""
@@ -160,7 +163,7 @@ class LocalGenerator:
         if failed:
             provenance |= {"results_failed": len(failed), "failures": list(failed)}
         stages = {
-            "load": one.busy.load_seconds,
+            **one.busy.stage_seconds,
             "generate": one.busy.generate_seconds + wasted,
             "post_process": one.cpu_seconds,
         }
@@ -172,6 +175,9 @@ class LocalGenerator:
             stage_seconds=stages,
             provenance=provenance,
         )
+
+    def _spent(self, busy: Busy) -> Spent:
+        return Spent(self._price(busy.seconds), busy.stage_seconds)
 
     def _price(self, busy_seconds: float) -> Decimal:
         exact = self._options.usd_per_gpu_second * Decimal(str(round(busy_seconds, 6)))

@@ -47,10 +47,20 @@ class Busy:
     load_seconds: float = 0.0
     generate_seconds: float = 0.0
 
+    def __iadd__(self, other: Busy) -> Busy:
+        self.load_seconds += other.load_seconds
+        self.generate_seconds += other.generate_seconds
+        return self
+
     @property
     def seconds(self) -> float:
         """Both together."""
         return self.load_seconds + self.generate_seconds
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Both by the names that the books know them under."""
+        return {"load": self.load_seconds, "generate": self.generate_seconds}
 
 
 class WarmModel:
@@ -97,6 +107,8 @@ class WarmModel:
             watch(stage, done, of)
 
         with device_turn(self.machine.device, stopped):
+            if stopped():
+                raise Stopped
             networks = self._networks_for(mode)
             began, loaded = time.perf_counter(), networks.seconds_loading
             try:
