@@ -17,7 +17,9 @@ from trellis_pipeline.generation.generator import (
     GeneratedModel,
     GeneratorIdentity,
     InputImage,
+    MaySend,
     Progress,
+    always,
     no_progress,
 )
 from trellis_pipeline.generation.request import GenerationRequest
@@ -63,8 +65,10 @@ class FarGenerator:
         self.provider = provider
 
     async def submit(
-        self, task_uuid: str, request: GenerationRequest, image: InputImage, webhook_url: str | None = None
-    ) -> None:
+        self, task_uuid: str, request: GenerationRequest, image: InputImage, webhook_url: str | None = None,
+        *, may_send: MaySend = always, in_doubt: bool = False,
+    ) -> None:  # fmt: skip
+        await may_send()
         fault = self.provider.next_fault("submit")
         if fault == "busy":
             raise ProviderBusy("try later")

@@ -7,7 +7,7 @@ costs is a figure it reports, and what happens to the bytes is its caller's affa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol, runtime_checkable
@@ -21,6 +21,14 @@ Progress = Callable[[float], None]
 
 def no_progress(_share: float) -> None:
     """For callers who do not watch."""
+
+
+MaySend = Callable[[], Awaitable[None]]
+"""Awaited right before every attempt to send what costs money; raises where it may no longer be sent."""
+
+
+async def always() -> None:
+    """For callers whose mind does not change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +126,16 @@ class RemoteGenerator(Generator, Protocol):
     """
 
     async def submit(
-        self, task_uuid: str, request: GenerationRequest, image: InputImage, webhook_url: str | None = None
-    ) -> None:
+        self, task_uuid: str, request: GenerationRequest, image: InputImage, webhook_url: str | None = None,
+        *, may_send: MaySend = always, in_doubt: bool = False,
+    ) -> None:  # fmt: skip
         """Hand the task in; returns when the provider has it, also if it had it before.
 
-        Raises ProviderRejected or ProviderBusy where it certainly does not have it, OutcomeUnknown where it
-        may, ProviderRefusesAccess and OutOfCredit where no task would be taken.
+        may_send: what it raises is raised here, and this call has handed nothing in. in_doubt: the provider
+        may have the task already, so that no failure in the answer is taken for the task's own.
+
+        Raises ProviderRejected or ProviderBusy where this call certainly did not hand it in, OutcomeUnknown
+        where it may have, ProviderRefusesAccess and OutOfCredit where no task would be taken.
         """
 
     async def knows(self, task_uuid: str) -> bool:

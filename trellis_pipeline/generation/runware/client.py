@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from trellis_pipeline.errors import OutcomeUnknown, ProviderBusy, ProviderRejected
+from trellis_pipeline.generation.generator import MaySend, always
 from trellis_pipeline.generation.runware.batches import Gathering
 from trellis_pipeline.generation.runware.failures import Kind, clean_text, describe, kind_of, refusal
 from trellis_pipeline.generation.runware.options import RunwareOptions
@@ -61,18 +62,19 @@ class RunwareClient:
         await self._polls.aclose()
         await self.transport.aclose()
 
-    async def submit(self, task: Task) -> Reply:
+    async def submit(self, task: Task, may_send: MaySend = always, *, in_doubt: bool = False) -> Reply:
         """Hand one task in (see `wire.task_json`); returns what the answer says of it.
 
         The task is at the provider afterwards, also where the provider had it before (`conflictTaskUUID`). In
-        sync delivery the answer holds the files already, or the verdict.
+        sync delivery the answer holds the files already, or the verdict. may_send: see `Transport.call`.
+        in_doubt: an earlier submit may have been accepted, whose verdict a failure here need not be.
 
         Raises ProviderRejected, ProviderBusy, OutOfCredit and ProviderRefusesAccess where the provider
         certainly does not have the task, OutcomeUnknown where it may.
         """
         task_uuid = task["taskUUID"]
         try:
-            reply = await self._submits.ask(task)
+            reply = await self._submits.ask((task, may_send))
         except NotSent as error:
             raise ProviderBusy(f"Runware took no task ({error}); run again later") from None
         except AnswerLost as error:
@@ -82,7 +84,7 @@ class RunwareClient:
         mine = reply.of(task_uuid)
         for stated in () if mine.items else mine.errors:
             kind = kind_of(stated)
-            if kind in (Kind.SERVER, Kind.UNKNOWN):
+            if kind in (Kind.SERVER, Kind.UNKNOWN) or (in_doubt and kind is Kind.FAILED):
                 raise OutcomeUnknown(f"task {task_uuid}: {self._words(stated)}; ask before buying again")
             if kind not in (Kind.FAILED, Kind.CONFLICT):
                 raise refusal(kind, self._words(stated))
@@ -160,10 +162,15 @@ class RunwareClient:
         mine = reply.of(task["taskUUID"]).items or reply.items
         return mine[0] if mine else {}
 
-    async def _send_tasks(self, tasks: Sequence[Task]) -> Reply:
+    async def _send_tasks(self, wanted: Sequence[tuple[Task, MaySend]]) -> Reply:
+        async def may_send() -> None:
+            for _, ask in wanted:
+                await ask()
+
+        tasks = [task for task, _ in wanted]
         sync = any(task.get("deliveryMethod") == "sync" for task in tasks)
         seconds = self.options.sync_seconds if sync else self.options.call_seconds
-        return await self.transport.call(tasks, Purpose.SUBMIT, seconds=seconds)
+        return await self.transport.call(tasks, Purpose.SUBMIT, seconds=seconds, may_send=may_send)
 
     async def _send_polls(self, task_uuids: Sequence[str]) -> Reply:
         polls = [{"taskType": "getResponse", "taskUUID": one} for one in dict.fromkeys(task_uuids)]

@@ -12,27 +12,28 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
 
 from trellis_pipeline.errors import (
     OutcomeUnknown,
-    OutOfCredit,
-    ProviderBusy,
-    ProviderRefusesAccess,
     ProviderRejected,
     ResultLost,
     TaskFailed,
+    TrellisError,
 )
 from trellis_pipeline.generation.generator import (
     GeneratedModel,
     GeneratorIdentity,
     InputImage,
+    MaySend,
     Progress,
+    always,
     no_progress,
 )
 from trellis_pipeline.generation.request import TRELLIS_2, GenerationRequest
-from trellis_pipeline.generation.runware.client import RunwareClient
+from trellis_pipeline.generation.runware.client import RunwareClient, Task
 from trellis_pipeline.generation.runware.failures import Kind, clean_text, describe, kind_of
 from trellis_pipeline.generation.runware.fetching import Fetching
 from trellis_pipeline.generation.runware.options import RunwareOptions, UploadSlot
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 BUILD = "1"
 """Raised by hand when the provider announces another build of the model; its answers name none."""
+
+_Submit = Callable[[Task], Awaitable[Reply]]
 
 
 class RunwareGenerator:
@@ -92,7 +95,7 @@ class RunwareGenerator:
         task_uuid = str(uuid.uuid4())
         for attempt in range(3):
             try:
-                await self.submit(task_uuid, request, image)
+                await self.submit(task_uuid, request, image, in_doubt=attempt > 0)
                 break
             except OutcomeUnknown:
                 await asyncio.sleep(self.options.settle_seconds)
@@ -103,12 +106,12 @@ class RunwareGenerator:
         return await self.collect(task_uuid, request, progress)
 
     async def submit(
-        self, task_uuid: str, request: GenerationRequest, image: InputImage, webhook_url: str | None = None
-    ) -> None:
+        self, task_uuid: str, request: GenerationRequest, image: InputImage, webhook_url: str | None = None,
+        *, may_send: MaySend = always, in_doubt: bool = False,
+    ) -> None:  # fmt: skip
         """Hand the task in; returns when the provider has it, also if it had it before.
 
-        Raises ProviderRejected or ProviderBusy where it certainly does not have it, OutcomeUnknown where it
-        may, ProviderRefusesAccess and OutOfCredit where no task would be taken.
+        may_send, in_doubt, and what is raised: see `RemoteGenerator.submit`.
         """
         delivery = Delivery(
             method=self.options.delivery,
@@ -118,8 +121,11 @@ class RunwareGenerator:
         )
         self._began.setdefault(task_uuid, time.monotonic())
         try:
-            await self._hand_in_somehow(task_uuid, request, image, delivery)
-        except (ProviderRejected, ProviderBusy, OutOfCredit, ProviderRefusesAccess):
+            submit = partial(self.client.submit, may_send=may_send, in_doubt=in_doubt)
+            await self._hand_in_somehow(task_uuid, request, image, delivery, submit)
+        except OutcomeUnknown:
+            raise
+        except TrellisError:
             self._forget(task_uuid)
             raise
 
@@ -180,23 +186,24 @@ class RunwareGenerator:
         return models
 
     async def _hand_in_somehow(
-        self, task_uuid: str, request: GenerationRequest, image: InputImage, delivery: Delivery
-    ) -> None:
+        self, task_uuid: str, request: GenerationRequest, image: InputImage, delivery: Delivery,
+        submit: _Submit,
+    ) -> None:  # fmt: skip
         """With the picture's name where it is uploaded once, otherwise with the picture."""
         if self.options.image_input == "upload":
             name = await self.client.upload(image.png, image.sha256)
             try:
-                await self._hand_in(task_uuid, request, name, delivery)
+                await self._hand_in(task_uuid, request, name, delivery, submit)
                 return
             except ProviderRejected:
                 # The upload may be gone. Should the request itself be wrong, the next answer says so again.
                 self.client.forget_upload(image.sha256)
-        await self._hand_in(task_uuid, request, data_uri(image.png), delivery)
+        await self._hand_in(task_uuid, request, data_uri(image.png), delivery, submit)
 
     async def _hand_in(
-        self, task_uuid: str, request: GenerationRequest, image: str, delivery: Delivery
+        self, task_uuid: str, request: GenerationRequest, image: str, delivery: Delivery, submit: _Submit
     ) -> None:
-        answer = await self.client.submit(task_json(request, task_uuid, image, delivery))
+        answer = await submit(task_json(request, task_uuid, image, delivery))
         if merged(TaskView(task_uuid), answer, self.options.least_cost).done:
             self._answers[task_uuid] = answer
 

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from trellis_pipeline.errors import ProviderRefusesAccess, TrellisError
+from trellis_pipeline.generation.generator import MaySend, always
 from trellis_pipeline.generation.runware.failures import Kind, about_request, clean_text, refusal
 from trellis_pipeline.generation.runware.http_client import make_http_client
 from trellis_pipeline.generation.runware.limiter import KeyGate, Limiter, Pace
@@ -91,11 +92,12 @@ class Transport:
 
     async def call(
         self, tasks: Sequence[dict[str, Any]], purpose: Purpose, *, seconds: float | None = None,
-        attempts: int | None = None, headers: dict[str, str] | None = None,
+        attempts: int | None = None, headers: dict[str, str] | None = None, may_send: MaySend = always,
     ) -> Reply:  # fmt: skip
         """Send these tasks and read the answer, repeating where `purpose` allows it.
 
-        seconds: for one attempt, in all. attempts: at most so many.
+        seconds: for one attempt, in all. attempts: at most so many. may_send: awaited before each of them,
+        after its wait for a place in the queue; what it raises goes through, and nothing was carried out.
         Returns an answer of the API, also one whose errors are addressed to tasks. Raises NotSent and
         AnswerLost, and ProviderRefusesAccess, OutOfCredit and ProviderRejected for the request as a whole.
         """
@@ -103,7 +105,9 @@ class Transport:
         most = attempts or options.attempts
         for attempt in range(1, most + 1):
             try:
-                return await self._once(tasks, purpose, seconds or options.call_seconds, headers or {})
+                return await self._once(
+                    tasks, purpose, seconds or options.call_seconds, headers or {}, may_send
+                )
             except (NotSent, AnswerLost) as error:
                 may_repeat = purpose is not Purpose.SUBMIT or isinstance(error, NotSent)
                 too_long = (error.retry_after or 0) > MOST_WAIT_SECONDS
@@ -122,9 +126,11 @@ class Transport:
         await asyncio.sleep(back_off(attempt, first, most, asked))
 
     async def _once(
-        self, tasks: Sequence[dict[str, Any]], purpose: Purpose, seconds: float, headers: dict[str, str]
-    ) -> Reply:
+        self, tasks: Sequence[dict[str, Any]], purpose: Purpose, seconds: float, headers: dict[str, str],
+        may_send: MaySend,
+    ) -> Reply:  # fmt: skip
         async with self._gate.call(), self.lanes[purpose].slot() as slot:
+            await may_send()
             reply = await self._exchange(tasks, seconds, headers)
             alone = purpose is not Purpose.READ and len(tasks) == 1
             said = about_request(reply, alone=alone)
