@@ -36,7 +36,7 @@ def bill_for(made: Sequence[GeneratedModel], reserved: Decimal, asked: int) -> B
 
     reserved: USD that were set aside for it. asked: how many results that was for.
     """
-    costs = [(model.cost_usd, model.raw_cost_text) for model in made] + _lost(made)
+    costs = [(model.cost_usd, model.raw_cost_text) for model in made] + _not_kept(made)
     raw = " + ".join(text for _, text in costs if text)
     known = sum((usd for usd, _ in costs if usd is not None), ZERO)
     unknown = sum(usd is None for usd, _ in costs)
@@ -66,11 +66,12 @@ def _stages(made: Sequence[GeneratedModel]) -> dict[str, float]:
     return {name: sum(model.stage_seconds.get(name, 0.0) for model in made) for name in names}
 
 
-def _lost(made: Sequence[GeneratedModel]) -> list[tuple[Decimal | None, str]]:
-    """Costs of results that were made with these and whose files are gone; they are billed all the same."""
-    found = made[0].provenance.get("results_lost", [])
-    texts = [str(one.get("cost_usd", "")) for one in found] if isinstance(found, list) else []
-    return [(_believable(text), text) for text in texts]
+def _not_kept(made: Sequence[GeneratedModel]) -> list[tuple[Decimal | None, str]]:
+    """Costs of results that were made with these, and are gone or were not asked for; they are billed too."""
+    lists = [made[0].provenance.get(name, []) for name in ("results_lost", "results_surplus")]
+    found = [one for several in lists if isinstance(several, list) for one in several]
+    costs = [str(one.get("cost_usd", "")) for one in found]
+    return [(_believable(usd), one.get("cost_text", usd)) for one, usd in zip(found, costs, strict=True)]
 
 
 def _believable(text: str) -> Decimal | None:

@@ -36,6 +36,7 @@ from trellis_pipeline.generation.generator import Generator, RemoteGenerator
 from trellis_pipeline.generation.request import GenerationRequest
 from trellis_pipeline.generation.runware.generator import RunwareGenerator
 from trellis_pipeline.generation.task_uuid import task_uuid
+from trellis_pipeline.purchasing.bill import bill_for
 from trellis_pipeline.service.faults import Fault, FaultPlan
 from trellis_pipeline.service.testing import running_service
 
@@ -502,7 +503,53 @@ def test_of_two_files_one_of_which_is_gone_the_other_is_kept_and_the_loss_is_not
     with scripted_server(handle) as server:
         (model,) = collected(server.base_url, results=2)
     assert model.result_id == "a"
-    assert model.provenance["results_lost"] == [{"result_uuid": "b", "cost_usd": "0.0271"}]
+    assert model.provenance["results_lost"] == [
+        {"result_uuid": "b", "cost_usd": "0.0271", "cost_text": "0.0271"}
+    ]
+
+
+def booked(items, results):
+    """The bill where the provider answers with these items: one list of file names with a cost for each."""
+
+    def handle(asked):
+        if asked.method == "GET":
+            return http("gone", 404) if asked.path.startswith("/gone") else http(small_glb())
+        stated = [
+            {
+                **finished(""),
+                "cost": cost,
+                "outputs": {"files": [{"uuid": n, "url": f"{server.origin}/{n}.glb"} for n in names]},
+            }
+            for names, cost in items
+        ]
+        return http({"data": stated if asked.task_type == "getResponse" else []})
+
+    with scripted_server(handle) as server:
+        models = collected(server.base_url, results=results)
+    return len(models), bill_for(models, Decimal("0.256"), results)
+
+
+@pytest.mark.parametrize(
+    ("items", "results", "kept", "amount", "raw"),
+    [
+        ([("ab", 0.03)], 1, 1, "0.03", "0.03"),
+        ([("a", 0.03), ("b", 0.02)], 1, 1, "0.05", "0.03 + 0.02"),
+        ([(name, 0.03) for name in "abcde"], 4, 4, "0.15", " + ".join(["0.03"] * 5)),
+        ([("abc", 0.03)], 2, 2, "0.03", "0.03"),
+        ([(["gone", "b"], 0.03)], 2, 1, "0.03", "0.03"),
+        ([(["a", "gone"], 0.03)], 2, 1, "0.03", "0.03"),
+    ],
+)
+def test_all_that_was_made_is_booked_also_what_nobody_asked_for(items, results, kept, amount, raw):
+    count, bill = booked(items, results)
+    assert (count, bill.amount, bill.raw_cost_text) == (kept, Decimal(amount), raw)
+    assert bill.source == "provider_cost"
+
+
+def test_a_surplus_file_or_a_lost_one_whose_price_cannot_be_believed_is_estimated():
+    for files in ("b", ["gone"]):
+        _, bill = booked([("a", 0.03), (files, 5000)], 1 if files == "b" else 2)
+        assert (bill.amount, bill.source) == (Decimal("0.03") + Decimal("0.128"), "estimate")
 
 
 def test_progress_only_grows_and_ends_with_one():

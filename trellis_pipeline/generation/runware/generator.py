@@ -167,7 +167,7 @@ class RunwareGenerator:
             if isinstance(outcome, BaseException) and not isinstance(outcome, ResultLost):
                 raise outcome
         gone = [
-            {"result_uuid": file.uuid, "cost_usd": file.cost_text}
+            file.billed
             for file, outcome in zip(view.ordered, fetched, strict=True)
             if isinstance(outcome, ResultLost)
         ]
@@ -250,6 +250,8 @@ class RunwareGenerator:
             provenance["failures"] = [self._words(error) for error in view.verdicts]
         if gone:
             provenance["results_lost"] = gone
+        if view.surplus:
+            provenance["results_surplus"] = [one.billed for one in view.surplus]
         return GeneratedModel(
             glb=glb,
             seed=request.seed if file.seed is None else file.seed,

@@ -37,6 +37,12 @@ class ResultFile:
     cost_usd: Decimal | None = None
     cost_text: str = ""
 
+    @property
+    def billed(self) -> dict[str, str]:
+        """What the bill has to know of a file that is not kept: see `GeneratedModel.provenance`."""
+        usd = "" if self.cost_usd is None else f"{self.cost_usd.normalize():f}"
+        return {"result_uuid": self.uuid, "cost_usd": usd, "cost_text": self.cost_text}
+
     def inline_bytes(self) -> bytes:
         """Decode `inline`. Raises ValueError where the base64 is damaged."""
         try:

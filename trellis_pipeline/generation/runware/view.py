@@ -50,6 +50,11 @@ class TaskView:
         """The files, at most as many as were wanted."""
         return tuple(self.files.values())[: self.wanted]
 
+    @property
+    def surplus(self) -> tuple[ResultFile, ...]:
+        """Files beyond those that were wanted. Nobody asked for them, and they are billed all the same."""
+        return tuple(self.files.values())[self.wanted :]
+
 
 def merged(view: TaskView, reply: Reply, least_cost: Decimal) -> TaskView:
     """The view after one more answer. What the answer says of other tasks is left aside."""
