@@ -168,6 +168,18 @@ def test_a_server_that_makes_one_uuid_twice_is_found_out_and_paid(tmp_path, serv
     assert found["account against ledger"]["facts"]["fell"] == "0.0512"
 
 
+def test_a_used_uuid_that_is_taken_again_and_not_billed_yet_counts_as_bought(tmp_path):
+    with (
+        running_service(InstantGenerator(), folder=tmp_path / "service", seconds=0.5) as service,
+        forwarding(service.origin, MakesTwice()) as server,
+    ):
+        document, found = visit(tmp_path, server.base_url)
+    replay = found["the same UUID again"]
+    assert (replay["facts"]["accepted"], Decimal(replay["facts"]["balance_moved"])) == (True, 0)
+    assert any("booked as bought" in words for words in replay["says"])
+    assert Decimal(document["spent_usd"]) == PRICE + PRICE * Decimal("2.5")
+
+
 def test_a_visit_that_is_stopped_after_its_purchase_began_goes_on_with_it(tmp_path):
     sections = {"generation": {"generator": "runware"}, "budget": {"run_usd": Decimal("0.15")}}
 

@@ -68,8 +68,8 @@ class GeneratedModel:
     the provider's name for this file, "" where it has none. provenance: JSON-able facts for the birth
     certificate; `results_lost` in it lists results of the same task that are billed and whose files are gone,
     `results_surplus` those that nobody asked for, each with `result_uuid`, `cost_usd` as text ("" where it is
-    not known) and `cost_text`, the provider's number to the letter. stage_seconds: where the time went, by name, for
-    a generator whose cost is its time; empty for others.
+    not known) and `cost_text`, the provider's number to the letter. stage_seconds: where the time went, by
+    name, for a generator whose cost is its time; empty for others.
     """
 
     glb: bytes

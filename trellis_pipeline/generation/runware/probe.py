@@ -31,6 +31,9 @@ DRY_RUN = {"X-Runware-Dry-Run": "1"}
 BATCHES = (2, 20, 100)
 """How many tasks are sent in one request to see whether so many are taken."""
 
+_MAY_BE_TAKEN = {Kind.SERVER, Kind.FAILED, Kind.UNKNOWN}
+"""Errors that do not say that a task was turned away."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -167,18 +170,23 @@ class Probe:
         return Found(tuple(says), {kind: heard.facts() for kind, heard in answers.items()})
 
     async def replay(self, task_uuid: str, request: GenerationRequest, image: InputImage) -> Found:
-        """Is a finished task's UUID refused, or done and billed again?"""
+        """Is a finished task's UUID refused, or done and billed again?
+
+        An account that has not moved says nothing where the task may have been taken: bills come at the end.
+        """
         before = await self._amount()
         heard = await self.say([self._task(request, image, task_uuid)])
         mine = heard.reply.of(task_uuid)
-        conflict = any(kind_of(error) is Kind.CONFLICT for error in mine.errors or heard.reply.errors)
+        kinds = {kind_of(error) for error in mine.errors or heard.reply.errors}
+        conflict = Kind.CONFLICT in kinds
         await asyncio.sleep(self.settle_seconds)
         results = await self._results(task_uuid)
         after = await self._amount()
         archived = await self.say([{"taskType": "getTaskDetails", "taskUUID": task_uuid}])
         moved = _moved(before, after)
         accepted = bool(mine.items)
-        charged = max(Decimal(moved), Decimal(0)) if moved is not None else None
+        refused = bool(kinds) and not accepted and not kinds & _MAY_BE_TAKEN
+        charged = Decimal(moved) if moved is not None and Decimal(moved) > 0 else None
         says = [f"the same UUID again: {_in_words(heard)}"]
         if conflict:
             says.append("it is a conflict, which means that the first is kept")
@@ -186,7 +194,7 @@ class Probe:
             says.append("it is ACCEPTED: this server may make one UUID twice")
         else:
             says.append("it is not accepted, but not with the code conflictTaskUUID either")
-        says.append(_billed_words(moved))
+        says.append(_billed_words(moved, refused))
         says.append(f"getTaskDetails now: {_in_words(archived)}")
         return Found(
             tuple(says),
@@ -198,7 +206,7 @@ class Probe:
                 "results_afterwards": results,
                 "getTaskDetails": archived.facts(),
             },
-            Decimal(0) if conflict and not charged else charged,
+            Decimal(0) if refused and charged is None else charged,
         )
 
     async def say(self, tasks: Sequence[Task], headers: dict[str, str] | None = None) -> Heard:
@@ -253,11 +261,13 @@ def _moved(before: Decimal | None, after: Decimal | None) -> str | None:
     return None if before is None or after is None else f"{before - after:f}"
 
 
-def _billed_words(moved: str | None) -> str:
+def _billed_words(moved: str | None, refused: bool) -> str:
     if moved is None:
         return "whether it was billed cannot be told: the balance could not be read"
     if Decimal(moved) > 0:
         return f"the account fell by {moved} USD meanwhile: it was billed again, or somebody else bought"
+    if not refused:
+        return "the account has not moved so far; the task may be under way, so it is booked as bought"
     return "the account did not move: it was not billed again"
 
 
