@@ -19,7 +19,6 @@ from typing import Any, Literal
 from assets.outcome import Problem, clear_problem, save_problem
 from assets.records import LineItem, ProductModel, StageRecord
 from assets.stage import Stage, load_record, run_stage
-from assets.stopping import stop_requests
 from assets.tools import LineTools
 from trellis_pipeline.errors import (
     BudgetExceeded,
@@ -30,6 +29,7 @@ from trellis_pipeline.errors import (
     StorageUnavailable,
     TrellisError,
 )
+from trellis_pipeline.stopping import stop_requests
 
 logger = logging.getLogger(__name__)
 

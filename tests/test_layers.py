@@ -22,7 +22,7 @@ FLOORS = (
     {"generation"},
     {"quality", "catalog", "imagery", "storage", "costs", "config"},
     {"mesh", "trellis2", "config_automation", "config_local", "config_products", "config_purchasing"},
-    {"errors"},
+    {"errors", "stopping"},
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 # A run in this process is started from the definitions, as any other client of them would.

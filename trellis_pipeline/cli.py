@@ -6,7 +6,6 @@ products failed, 2 unusable arguments or configuration, 3 a quote that the budge
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -110,7 +109,6 @@ def plan(
     def work() -> int:
         from trellis_pipeline.review.terminal import Progress
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         wanted = settings_for_run(config, output, budget, generator, base_url)
         settings, chosen = with_catalog(wanted, catalog)
         with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:
@@ -160,8 +158,6 @@ def _run(
 ) -> int:
     from trellis_pipeline.review.terminal import Progress
 
-    # `docker stop` and `kill` ask like Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings, chosen = with_catalog(wanted, catalog)
     started = time.perf_counter()
     with Progress(enabled=not as_json and sys.stderr.isatty()) as progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,7 +92,6 @@ def reproduce(
         from trellis_pipeline.automation.reproduce import reproduce_model
         from trellis_pipeline.review.reproduce_text import estimate_text, print_reproduction
 
-        _as_ctrl_c()
         wanted = settings_for_run(config, output, budget, generator, base_url)
         settings, chosen = with_catalog(wanted, catalog)
         document, glb = reproduce_model(
@@ -125,7 +123,6 @@ def _live(settings: Settings, *, show: bool) -> dict[str, Any]:
         if show:
             print_finding(asdict(finding))
 
-    _as_ctrl_c()
     resources = dict(build_definitions(settings).resources or {})
     with resources["ledger"].open() as ledger:
         document = asyncio.run(examine_live(settings, ledger, resources["store"].open(), tell))
@@ -138,8 +135,3 @@ def _print_json(document: dict[str, Any]) -> None:
     import json
 
     typer.echo(json.dumps(document, indent=1))
-
-
-def _as_ctrl_c() -> None:
-    """`docker stop` and `kill` ask like Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)

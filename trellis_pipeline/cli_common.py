@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from trellis_pipeline.errors import CatalogError, ConfigError, LedgerError, TrellisError
+from trellis_pipeline.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from trellis_pipeline.config import Settings
@@ -99,7 +100,8 @@ def exit_code_of(error: TrellisError) -> int:
 def guarded(work: Callable[[], int]) -> NoReturn:
     """Run a command; every error of ours becomes one clear message and an exit code, never a traceback."""
     try:
-        code = work()
+        with stopped_by_signals():
+            code = work()
     except TrellisError as error:
         typer.echo(f"error: {error}", err=True)
         code = exit_code_of(error)

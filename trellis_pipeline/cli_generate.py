@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -43,7 +42,6 @@ def generate(
     }
 
     def work() -> int:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         from trellis_pipeline.automation.generate_one import generate_one, write_whole
 
         if generator == "runware":

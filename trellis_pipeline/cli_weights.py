@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +76,6 @@ def fetch(
         from trellis_pipeline.weights.hub import Hub
         from trellis_pipeline.weights.plan import check_room, plan_fetch
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         local = settings_for(config).local
         folder = _folder(weights, local)
         sources = _sources(source, image_encoder)

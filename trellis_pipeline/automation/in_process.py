@@ -18,7 +18,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from assets.catalog_snapshot import load_rows
 from assets.line import SPENDING_RUN_TAG, STAGES
-from assets.stopping import stop_requests
 from assets.stream import ProductDone, RunStopped
 from resources.generator import GeneratorResource
 from resources.progress import ProgressResource
@@ -37,6 +36,7 @@ from trellis_pipeline.config_products import CatalogSettings
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import CatalogError, TrellisError
 from trellis_pipeline.purchasing.processes import this_process
+from trellis_pipeline.stopping import stop_requests
 
 # Dagster keeps every event of a run in this process until the run ends, about 100 kB for each product.
 _MOST_PER_RUN = 200

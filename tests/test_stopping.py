@@ -1,0 +1,112 @@
+"""Whoever asks a process to stop asks once."""
+
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from trellis_pipeline.stopping import STOPPING, stop_requests, stopped_by_signals
+
+SAFETY_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def handlers_stay_as_they_were():
+    before = [signal.getsignal(number) for number in STOPPING]
+    yield
+    assert [signal.getsignal(number) for number in STOPPING] == before
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_stops_what_is_under_way(number):
+    def work():
+        signal.raise_signal(number)
+        time.sleep(SAFETY_SECONDS)
+
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals():
+        work()
+
+
+def test_a_signal_that_does_not_end_the_wait_of_the_main_thread_stops_it_all_the_same():
+    """Another thread takes the signal, as when it comes right before the wait: the wait goes on."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(SAFETY_SECONDS)
+
+    def signal_later():
+        time.sleep(0.1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    def work():
+        thread.start()
+        ours.recv(1)
+
+    thread = threading.Thread(target=signal_later)
+    with ours, theirs, pytest.raises(KeyboardInterrupt), stopped_by_signals():
+        work()
+    thread.join()
+
+
+class SignalledWhenItGoes:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_in_a_finalizer_stops_the_work_and_prints_nothing(capfd):
+    def work():
+        SignalledWhenItGoes()
+        time.sleep(SAFETY_SECONDS)
+
+    with pytest.raises(KeyboardInterrupt), stopped_by_signals():
+        work()
+    assert capfd.readouterr().err == ""
+
+
+def test_somebody_elses_handler_answers_alone_and_once():
+    answered, heard = [], threading.Event()
+    with stopped_by_signals():
+        ours = signal.signal(signal.SIGINT, lambda number, _frame: answered.append(number))
+        with stop_requests(heard.set) as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert heard.wait(SAFETY_SECONDS)
+            assert stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.5)  # long enough to insist twice
+        signal.signal(signal.SIGINT, ours)
+    assert answered == [signal.SIGINT, signal.SIGINT]
+
+
+def test_other_signals_and_other_threads_are_left_alone():
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with stop_requests() as stop:
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not stop.is_set()
+
+    def elsewhere():
+        with stopped_by_signals():
+            entered.append(signal.getsignal(signal.SIGINT))
+
+    entered: list[object] = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert entered == [signal.getsignal(signal.SIGINT)]
+
+
+def test_an_error_of_the_users_in_a_finalizer_is_still_shown(monkeypatch):
+    import sys
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_type))
+
+    class Broken:
+        def __del__(self):
+            raise ValueError("broken")
+
+    with stop_requests():
+        Broken()
+    assert shown == [ValueError]
