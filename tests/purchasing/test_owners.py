@@ -116,7 +116,7 @@ def test_who_is_refused_late_frees_no_money_that_another_is_spending(ledger, new
     async def story():
         going_on = []
 
-        async def wake_up_late(*_args):
+        async def wake_up_late(*_args, **_more):
             thought_to_be_dead(ledger)
             going_on.append(asyncio.ensure_future(buy(order(), new_till(other))))
             await until(lambda: provider.accepted)

@@ -34,7 +34,7 @@ from trellis_pipeline.costs.events import Reservation, append, refundable, stora
 from trellis_pipeline.costs.money import ZERO, checked
 from trellis_pipeline.costs.schema import open_reservations
 from trellis_pipeline.costs.switch import Pause
-from trellis_pipeline.errors import BudgetExceeded, LedgerError, SpendingPaused, StorageUnavailable
+from trellis_pipeline.errors import BudgetExceeded, LedgerError, StorageUnavailable
 
 Also = Callable[[Connection], None]
 
@@ -106,12 +106,7 @@ class Ledger(Books):
             with self.writing() as connection:
                 # Adding takes the lock that `pause` takes too, so the switch is read after it, not before.
                 after = totals.add(connection, keys, settled=ZERO, reserved=amount)
-                paused = switch.read(connection)
-                if paused:
-                    raise SpendingPaused(
-                        f"{scope.catalog}/{scope.sku}: {paused}. Nothing was bought; "
-                        "`trellis-pipeline costs resume` lifts it"
-                    )
+                switch.check(connection, f"{scope.catalog}/{scope.sku}")
                 before = {name: (settled, reserved - amount) for name, (settled, reserved) in after.items()}
                 wall_state = wall.obstacle(wall.headroom(keys, before, budgets), amount)
                 if wall_state:
@@ -238,8 +233,8 @@ class Ledger(Books):
         """Refuse every reservation from now on, everywhere. What is reserved can still be settled.
 
         When this returns, no further reservation can be made, and every one that was made is in
-        `open_reservations`. A second pause keeps its first time and takes the new reason. Raises ConfigError
-        without a reason.
+        `open_reservations`; what of them was not handed in yet is not handed in any more. A second pause
+        keeps its first time and takes the new reason. Raises ConfigError without a reason.
         """
         pause = Pause(self._clock().astimezone(UTC), switch.checked_reason(reason))
         with self.writing(alone=True) as connection:

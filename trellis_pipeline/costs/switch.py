@@ -2,7 +2,8 @@
 
 It is a row and not a flag in a process because what has to stop is usually running somewhere else. It is read
 under the lock that reservations are made under, and written under the same one: when a pause is committed, no
-reservation can follow it, on any machine. What was reserved before may still be settled or released.
+reservation can follow it, on any machine. What was reserved before may still be settled or released, but is
+no longer handed in: the journal looks for the row before every attempt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from trellis_pipeline.costs.events import text
 from trellis_pipeline.costs.schema import switches
-from trellis_pipeline.errors import ConfigError
+from trellis_pipeline.errors import ConfigError, SpendingPaused
 
 _SPENDING = "spending"
 
@@ -45,6 +46,15 @@ def read(connection: Connection) -> Pause | None:
         select(switches.c.since, switches.c.reason).where(switches.c.name == _SPENDING)
     ).one_or_none()
     return None if row is None else Pause(row.since, row.reason)
+
+
+def check(connection: Connection, product: str) -> None:
+    """Raise SpendingPaused for `product`, named as `catalog/sku`, while a pause is in force."""
+    paused = read(connection)
+    if paused:
+        raise SpendingPaused(
+            f"{product}: {paused}. Nothing was bought now; `trellis-pipeline costs resume` lifts it"
+        )
 
 
 def write(connection: Connection, pause: Pause | None) -> None:

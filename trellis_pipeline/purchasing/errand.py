@@ -16,6 +16,7 @@ from trellis_pipeline.errors import (
     ProviderBusy,
     ProviderRefusesAccess,
     ProviderRejected,
+    SpendingPaused,
     TaskFailed,
     TrellisError,
 )
@@ -27,6 +28,8 @@ from trellis_pipeline.purchasing.journal import Intent, Journal
 # second before they send a task again; this is longer, because being wrong here costs money.
 VISIBLE_AFTER_SECONDS = 3.0
 _HAND_INS = 3
+# A submit that ends so has certainly handed nothing in.
+_NOT_TAKEN = (ProviderRejected, ProviderBusy, OutOfCredit, ProviderRefusesAccess, SpendingPaused)
 
 
 class NothingBought(Exception):
@@ -70,22 +73,36 @@ async def _hand_in(
     *,
     in_doubt: bool,
 ) -> None:
+    """in_doubt: the provider may have accepted the task before, although it does not know it now."""
+    uuid = intent.task_uuid
+
+    async def may_send() -> None:
+        await asyncio.to_thread(journal.may_submit, intent)
+
     for attempt in range(1, _HAND_INS + 1):
-        await asyncio.to_thread(journal.submitting, intent)
         try:
-            return await generator.submit(intent.task_uuid, request, image, webhook_url)
-        except ProviderRejected as error:
-            raise NothingBought(error) from None
-        except (ProviderBusy, OutOfCredit, ProviderRefusesAccess) as error:
-            if in_doubt:  # this time it was not taken, but an earlier time it may have been
-                raise
-            raise NothingBought(error) from None
+            await asyncio.to_thread(journal.submitting, intent)
+            return await generator.submit(
+                uuid, request, image, webhook_url, may_send=may_send, in_doubt=in_doubt
+            )
         except OutcomeUnknown:
             in_doubt = True
-            if await _is_known(generator, intent.task_uuid, datetime.now(UTC)):
+            if await _is_known(generator, uuid, datetime.now(UTC)):
                 return None
             if attempt == _HAND_INS:
                 raise
+        except _NOT_TAKEN as error:
+            if not in_doubt:
+                raise NothingBought(error) from None
+            # This time it was not taken, but an earlier time it may have been.
+            if not isinstance(error, ProviderRejected):
+                raise
+            if await _is_known(generator, uuid, datetime.now(UTC)):
+                return None
+            raise OutcomeUnknown(
+                f"task {uuid} was refused, but an earlier submit of it may have been accepted ({error}); "
+                "run again later, or an hour from now `trellis-pipeline costs open --finish`"
+            ) from None
     raise AssertionError("unreachable")
 
 

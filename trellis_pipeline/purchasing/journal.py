@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, insert, select, update
 
+from trellis_pipeline.costs import switch
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.schema import intents
@@ -184,9 +185,19 @@ class Journal:
         self._change(intent, owner="", lease_until=_now())
 
     def submitting(self, intent: Intent) -> None:
-        """Write down that the provider is about to be told. Raises TakenOver."""
-        if not self._change(intent, submitted_at=_now()):
-            raise TakenOver
+        """Write down that the provider is about to be told.
+
+        Raises TakenOver, and SpendingPaused while the kill switch is on; neither writes anything.
+        """
+        with self.ledger.writing() as connection:
+            if not _changed(connection, intent, submitted_at=_now()):
+                raise TakenOver
+            switch.check(connection, f"{intent.catalog}/{intent.sku}")
+
+    def may_submit(self, intent: Intent) -> None:
+        """Ask again, where time has passed since `submitting`. Raises SpendingPaused."""
+        with self.ledger.reading() as connection:
+            switch.check(connection, f"{intent.catalog}/{intent.sku}")
 
     def closing(self, intent: Intent, state: State, cause: str = "", *, if_ours: bool = False) -> Any:
         """What closes the intent; give it to `Ledger.settle` or `release` as `also`.
@@ -206,8 +217,11 @@ class Journal:
     def _change(self, intent: Intent, **values: object) -> bool:
         """Change a row that is still ours; one that was taken over meanwhile is left alone."""
         with self.ledger.writing() as connection:
-            changed = connection.execute(update(intents).where(*_as_ours(intent)).values(**values)).rowcount
-        return changed == 1
+            return _changed(connection, intent, **values)
+
+
+def _changed(connection: Connection, intent: Intent, **values: object) -> bool:
+    return connection.execute(update(intents).where(*_as_ours(intent)).values(**values)).rowcount == 1
 
 
 def _as_ours(intent: Intent) -> tuple[ColumnElement[bool], ...]:

@@ -222,7 +222,7 @@ CODES = {
     """,
     Kind.CONFLICT: """
         duplicateTaskUUID taskUUIDAlreadyExists
-        conflictTaskUUID
+        conflictTaskUUID taskAlreadyExists taskAlreadyProcessing taskInUse
     """,
     Kind.UNKNOWN: """
         somethingNobodyHasSeen

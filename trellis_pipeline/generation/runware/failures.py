@@ -40,7 +40,8 @@ class Kind(Enum):
 
 _WORDS: tuple[tuple[Kind, str], ...] = (
     # The first that matches counts; `provider...` names a supplier of Runware, whose key is not ours.
-    (Kind.CONFLICT, r"(conflict|duplicate).*uuid|uuid.*(conflict|duplicate|exists|inuse)"),
+    (Kind.CONFLICT, r"(conflict|duplicate).*uuid|uuid.*(conflict|duplicate)"),
+    (Kind.CONFLICT, r"(task|uuid)(?!.*not).*(already|exists|inuse)"),
     (Kind.CREDIT, r"credits?|quota|balance|paymentrequired|environmentpaused"),
     (Kind.BUSY, r"ratelimit(?!.*toolarge)|toomanyrequests|overloaded|concurrencylimit"),
     (Kind.EXPIRED, r"^(task|media|result|file)expired$"),
