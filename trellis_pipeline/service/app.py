@@ -31,8 +31,9 @@ from trellis_pipeline.service.handlers import Handlers
 from trellis_pipeline.service.housekeeping import Housekeeping
 from trellis_pipeline.service.inference import Caller
 from trellis_pipeline.service.links import is_good
-from trellis_pipeline.service.messages import Json, Reply, error
+from trellis_pipeline.service.messages import Reply, error
 from trellis_pipeline.service.options import ServiceOptions, account_of, is_loopback
+from trellis_pipeline.service.records import Json
 from trellis_pipeline.service.workers import Workers
 
 # For a request to arrive; nobody may hold a connection by sending a byte now and then.

@@ -21,7 +21,8 @@ from trellis_pipeline.service.media import MediaStore
 from trellis_pipeline.service.metrics import Metrics
 from trellis_pipeline.service.options import ServiceOptions
 from trellis_pipeline.service.outbox import Outbox
-from trellis_pipeline.service.store import Result, Task, TaskStore
+from trellis_pipeline.service.records import Result, Task
+from trellis_pipeline.service.store import TaskStore
 
 P = ParamSpec("P")
 T = TypeVar("T")

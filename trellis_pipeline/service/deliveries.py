@@ -19,10 +19,10 @@ import httpx
 
 from trellis_pipeline.errors import ProviderBusy, StorageUnavailable
 from trellis_pipeline.service.backend import Backend
-from trellis_pipeline.service.messages import INFERENCE, Json, encode, failure, success
+from trellis_pipeline.service.messages import INFERENCE, encode, failure, success
 from trellis_pipeline.service.outbound import send
 from trellis_pipeline.service.outbox import Delivery
-from trellis_pipeline.service.store import Task
+from trellis_pipeline.service.records import Json, Task
 
 log = logging.getLogger("trellis_pipeline.service")
 
@@ -103,7 +103,7 @@ class Deliveries:
         backend, outbox = self._backend, self._backend.outbox
         attempt = delivery.attempts + 1
         try:
-            task = (await backend.read(backend.store.find, [delivery.task_uuid]))[delivery.task_uuid]
+            task = await backend.read(backend.store.get, delivery.task)
             late = self._lateness(delivery, task)
             if late:
                 await backend.write(outbox.postpone, delivery.seq, delivery.attempts, time.time() + late)

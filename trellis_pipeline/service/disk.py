@@ -18,14 +18,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trellis_pipeline.costs.database import connect, parse_url
 from trellis_pipeline.errors import ConfigError, StorageUnavailable
-from trellis_pipeline.service.tables import metadata, tasks
+from trellis_pipeline.service.tables import tasks
+from trellis_pipeline.service.upgrade import make_tables
 
 
 class Disk:
     """A service's folder, held by one process at a time. secret: signs links to files."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError where another service holds the folder, StorageUnavailable for a bad one."""
+        """Raises ConfigError where another service holds the folder, or a later version made it;
+        StorageUnavailable for a bad one.
+        """
         self.folder = folder
         try:
             # Tasks hold tokens and signed URLs, so the folder is for its owner only.
@@ -36,8 +39,9 @@ class Disk:
                 self._lock = undo.enter_context(_hold(folder / "lock"))
                 self.secret = _secret(folder / "secret")
                 self._engine = open_database(folder)
+                undo.callback(self._engine.dispose)
                 with self.begin() as connection:
-                    metadata.create_all(connection)
+                    make_tables(connection)
                 undo.pop_all()
         except OSError as error:
             raise StorageUnavailable(

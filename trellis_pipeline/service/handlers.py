@@ -18,14 +18,8 @@ from trellis_pipeline.imagery.fetch_limits import FetchLimits
 from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.deliveries import Deliveries
 from trellis_pipeline.service.inference import Caller, Inference
-from trellis_pipeline.service.messages import (
-    INFERENCE,
-    Json,
-    Reply,
-    error,
-    invalid,
-)
-from trellis_pipeline.service.store import NewTask
+from trellis_pipeline.service.messages import INFERENCE, Reply, error, invalid
+from trellis_pipeline.service.records import Json, NewTask
 from trellis_pipeline.service.workers import Workers
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -96,18 +90,17 @@ class Handlers:
                 wanted.append(_uuid_of(task))
             except RequestInvalid as problem:
                 reply.refuse(*invalid(problem, task))
-        found = await self._backend.read(self._backend.store.find, wanted)
-        known = [found[one] for one in dict.fromkeys(wanted) if one in found]
-        for one in known:
-            if one.account == caller.account:
-                self._inference.show(one, caller, reply)
+        found = await self._backend.read(self._backend.store.find, caller.account, wanted)
+        for one in dict.fromkeys(wanted):
+            if one in found:
+                self._inference.show(found[one], caller, reply)
         reply.asked |= bool(wanted)
 
     async def _get_task_details(self, task: Json, caller: Caller, reply: Reply) -> None:
         """The original task and the last answer it got, which after a repeated submit is its rejection."""
         asked = _uuid_of(task)
-        found = (await self._backend.read(self._backend.store.find, [asked])).get(asked)
-        if found is None or found.account != caller.account:
+        found = (await self._backend.read(self._backend.store.find, caller.account, [asked])).get(asked)
+        if found is None:
             message = "no task of this account has this taskUUID"
             reply.refuse(
                 error("taskNotFound", message, task_type="getTaskDetails", task_uuid=asked,

@@ -18,9 +18,9 @@ from trellis_pipeline.generation.wire_image import image_form, inline_image
 from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.deliveries import Deliveries
 from trellis_pipeline.service.inputs import check_picture
+from trellis_pipeline.service.media import inline_owner, owners
 from trellis_pipeline.service.messages import (
     INFERENCE,
-    Json,
     Reply,
     acknowledgement,
     error,
@@ -29,7 +29,8 @@ from trellis_pipeline.service.messages import (
     success,
 )
 from trellis_pipeline.service.options import price_of
-from trellis_pipeline.service.store import NewTask, Outcome, Task
+from trellis_pipeline.service.records import Json, NewTask, Task, TaskKey
+from trellis_pipeline.service.store import Outcome
 from trellis_pipeline.service.workers import Workers
 
 BUSY_SECONDS = 5
@@ -73,7 +74,10 @@ class Inference:
             payload=payload,
             base_url=caller.base_url,
             seeds=tuple((first + number) % SEEDS for number in range(count)),
-            result_uuids=tuple(task_uuid(wanted.taskUUID, number) for number in range(count)),
+            # They name files, which two accounts with the same taskUUID must not share.
+            result_uuids=tuple(
+                task_uuid(f"{caller.account}/{wanted.taskUUID}", number) for number in range(count)
+            ),
             quote=price_of(self._backend.options, wanted.request(first), None) or ZERO,
         )
 
@@ -81,8 +85,7 @@ class Inference:
         """A name for the picture: its URL, or the UUID under which it is kept."""
         form = image_form(image)
         if form == "uuid":
-            owners = [caller.account, inline_owner(caller.account)]
-            if not await self._backend.write(self._backend.media.use, image, owners):
+            if not await self._backend.write(self._backend.media.use, image, owners(caller.account)):
                 raise RequestInvalid([FieldFault("inputs.image", "no upload has this UUID", "mediaNotFound")])
             return image
         if form == "url":
@@ -118,7 +121,7 @@ class Inference:
             max_queue=options.max_queue,
         )
         conflicts: dict[str, Json] = {}
-        waiting: list[str] = []
+        waiting: list[TaskKey] = []
         for (wanted, task), outcome in zip(new, outcomes, strict=True):
             if outcome != "accepted":
                 refusal = self._refusal(task, outcome)
@@ -130,9 +133,9 @@ class Inference:
                 continue
             backend.metrics.accepted.inc()
             for number in range(len(task.seeds)):
-                self._workers.add(task.task_uuid, number)
+                self._workers.add(task.key, number)
             if wanted.deliveryMethod == "sync" and not wanted.webhookURL:
-                waiting.append(task.task_uuid)
+                waiting.append(task.key)
             else:
                 reply.data.append(acknowledgement(task.task_uuid))
         if conflicts:
@@ -157,17 +160,17 @@ class Inference:
             message = f"{store.pending_count} results are under way already; come back later"
         return error(code, message, parameter=parameter, task_type=INFERENCE, task_uuid=task.task_uuid)
 
-    async def _wait(self, task_uuids: list[str], caller: Caller, reply: Reply) -> None:
+    async def _wait(self, waiting: list[TaskKey], caller: Caller, reply: Reply) -> None:
         """Hold the request open until its sync tasks have ended.
 
         A task that takes too long is not failed: the error names no task, as its outcome is still open.
         """
         seconds = self._backend.options.sync_seconds
-        in_time = await asyncio.gather(*(self._workers.ended(one, seconds) for one in task_uuids))
-        found = await self._backend.read(self._backend.store.find, task_uuids)
-        for one, ended in zip(task_uuids, in_time, strict=True):
+        in_time = await asyncio.gather(*(self._workers.ended(one, seconds) for one in waiting))
+        for one, ended in zip(waiting, in_time, strict=True):
             if ended:
-                self.show(found[one], caller, reply, status=False)
+                task = await self._backend.read(self._backend.store.get, one)
+                self.show(task, caller, reply, status=False)
             else:
                 message = f"a sync task is not done after {seconds:g} s; it goes on, poll it with getResponse"
                 reply.refuse(error("providerGatewayTimeout", message, task_type=INFERENCE))
@@ -176,7 +179,7 @@ class Inference:
         """All results of a task as they stand: finished ones come with every poll."""
         for result in task.results:
             if result.state == "queued":
-                share = self._workers.progress(task.task_uuid, result.number)
+                share = self._workers.progress(task.key, result.number)
                 reply.data.append(processing(task, result, share))
             elif result.state == "failed":
                 reply.verdicts.append(failure(task, result))
@@ -188,8 +191,3 @@ class Inference:
             else:
                 url = self._backend.url(task, result, caller.base_url)
                 reply.data.append(success(task, result, url, status=status))
-
-
-def inline_owner(account: str) -> str:
-    """Who owns pictures that came inside tasks: deleting an upload must not take them from their task."""
-    return f"{account}/inline"

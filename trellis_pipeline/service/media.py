@@ -13,6 +13,16 @@ from trellis_pipeline.service.disk import Disk
 from trellis_pipeline.service.tables import media
 
 
+def inline_owner(account: str) -> str:
+    """Who owns pictures that came inside tasks: deleting an upload must not take them from their task."""
+    return f"{account}/inline"
+
+
+def owners(account: str) -> tuple[str, str]:
+    """Whose pictures a task of this account may use."""
+    return account, inline_owner(account)
+
+
 class MediaStore:
     """All pictures. What writes is called from one thread only: none vanishes while it gets a new name."""
 

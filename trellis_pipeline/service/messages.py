@@ -14,9 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from trellis_pipeline.errors import RequestInvalid
-from trellis_pipeline.service.store import Result, Task
-
-Json = dict[str, Any]
+from trellis_pipeline.service.records import Json, Result, Task
 
 INFERENCE = "3dInference"
 DOCUMENTATION = "https://runware.ai/docs/models/microsoft-trellis-2"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, select, update
 
 from trellis_pipeline.service.disk import Disk
+from trellis_pipeline.service.records import TaskKey
 from trellis_pipeline.service.tables import deliveries
 
 
@@ -16,10 +17,16 @@ class Delivery:
 
     seq: int
     kind: str
+    account: str
     task_uuid: str
     number: int
     attempts: int
     due_at: float
+
+    @property
+    def task(self) -> TaskKey:
+        """Whose result it tells of."""
+        return TaskKey(self.account, self.task_uuid)
 
 
 class Outbox:

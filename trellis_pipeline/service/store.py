@@ -10,72 +10,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, func, insert, select, tuple_, update
 
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.service.disk import Disk
+from trellis_pipeline.service.records import (
+    BilledResult,
+    Json,
+    NewTask,
+    Result,
+    Task,
+    TaskKey,
+    result_of,
+    task_of,
+)
 from trellis_pipeline.service.tables import billing, deliveries, results, tasks
 
-Json = dict[str, Any]
 Outcome = Literal["accepted", "conflict", "no_credit", "no_room"]
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to be accepted. seeds, result_uuids: one for each result. quote: USD for one result."""
-
-    task_uuid: str
-    account: str
-    payload: Json
-    base_url: str
-    seeds: tuple[int, ...]
-    result_uuids: tuple[str, ...]
-    quote: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One result of a task. state: `queued`, `done` or `failed`. has_file: False once it has expired."""
-
-    number: int
-    result_uuid: str
-    seed: int
-    state: str
-    cost: Decimal | None
-    error: Json | None
-    expires_at: float | None
-    has_file: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """An accepted task with all its results, in their order."""
-
-    task_uuid: str
-    account: str
-    payload: Json
-    base_url: str
-    results: tuple[Result, ...]
-    rejection: Json | None
-
-    @property
-    def ended(self) -> bool:
-        """True when every result is done or failed."""
-        return all(result.state != "queued" for result in self.results)
-
-
-@dataclass(frozen=True, slots=True)
-class BilledResult:
-    """One line of the billing log."""
-
-    task_uuid: str
-    result_uuid: str
-    cost: Decimal
 
 
 class TaskStore:
@@ -107,11 +62,12 @@ class TaskStore:
         outcomes: list[Outcome] = []
         pending_usd, pending_count = self.pending_usd, self.pending_count
         with self._disk.begin() as connection:
-            query = select(tasks.c.task_uuid).where(tasks.c.task_uuid.in_([one.task_uuid for one in batch]))
-            known = set(connection.execute(query).scalars())
+            query = select(tasks.c.account, tasks.c.task_uuid)
+            query = query.where(tuple_(tasks.c.account, tasks.c.task_uuid).in_([one.key for one in batch]))
+            known = {TaskKey(*row) for row in connection.execute(query)}
             for task in batch:
                 usd, count = task.quote * len(task.seeds), len(task.seeds)
-                if task.task_uuid in known:
+                if task.key in known:
                     outcomes.append("conflict")
                 elif credit_usd is not None and self.billed_usd + pending_usd + usd > credit_usd:
                     outcomes.append("no_credit")
@@ -119,7 +75,7 @@ class TaskStore:
                     outcomes.append("no_room")
                 else:
                     _insert(connection, task)
-                    known.add(task.task_uuid)
+                    known.add(task.key)
                     pending_usd, pending_count = pending_usd + usd, pending_count + count
                     outcomes.append("accepted")
         self.pending_usd, self.pending_count = pending_usd, pending_count
@@ -129,40 +85,35 @@ class TaskStore:
         """Remember what later tasks of these UUIDs were told: `getTaskDetails` gives the last answer."""
         with self._disk.begin() as connection:
             for task_uuid, error in rejections.items():
-                query = update(tasks).where(tasks.c.task_uuid == task_uuid, tasks.c.account == account)
+                query = update(tasks).where(_is(tasks, TaskKey(account, task_uuid)))
                 connection.execute(query.values(rejection=json.dumps(error)))
 
-    def find(self, task_uuids: Iterable[str]) -> dict[str, Task]:
-        """The tasks of these UUIDs that were ever accepted."""
+    def find(self, account: str, task_uuids: Iterable[str]) -> dict[str, Task]:
+        """The tasks of these UUIDs that were ever accepted from this account, by UUID."""
         wanted = sorted(set(task_uuids))
         with self._disk.read() as connection:
-            rows = connection.execute(select(tasks).where(tasks.c.task_uuid.in_(wanted))).all()
-            query = select(results).where(results.c.task_uuid.in_(wanted)).order_by(results.c.number)
+            mine = (tasks.c.account == account) & tasks.c.task_uuid.in_(wanted)
+            rows = connection.execute(select(tasks).where(mine)).all()
+            mine = (results.c.account == account) & results.c.task_uuid.in_(wanted)
             found: dict[str, list[Result]] = {}
-            for row in connection.execute(query):
-                found.setdefault(row.task_uuid, []).append(_result(row))
-        return {
-            row.task_uuid: Task(
-                row.task_uuid,
-                row.account,
-                json.loads(row.payload),
-                row.base_url,
-                tuple(found[row.task_uuid]),
-                json.loads(row.rejection) if row.rejection else None,
-            )
-            for row in rows
-        }
+            for row in connection.execute(select(results).where(mine).order_by(results.c.number)):
+                found.setdefault(row.task_uuid, []).append(result_of(row))
+        return {row.task_uuid: task_of(row, found[row.task_uuid]) for row in rows}
 
-    def unfinished(self) -> list[tuple[str, int]]:
-        """(task UUID, number) of every result that is neither done nor failed, oldest first."""
+    def get(self, key: TaskKey) -> Task:
+        """An accepted task. Raises KeyError where there is none."""
+        return self.find(key.account, [key.task_uuid])[key.task_uuid]
+
+    def unfinished(self) -> list[tuple[TaskKey, int]]:
+        """(task, number) of every result that is neither done nor failed, oldest first."""
         query = (
-            select(results.c.task_uuid, results.c.number)
+            select(results.c.account, results.c.task_uuid, results.c.number)
             .join(tasks)
             .where(results.c.state == "queued")
             .order_by(tasks.c.seq, results.c.number)
         )
         with self._disk.read() as connection:
-            return [(row.task_uuid, row.number) for row in connection.execute(query)]
+            return [(TaskKey(row.account, row.task_uuid), row.number) for row in connection.execute(query)]
 
     def finish(
         self,
@@ -189,7 +140,7 @@ class TaskStore:
             "file_bytes": file_bytes,
         }
         with self._disk.begin() as connection:
-            quote = self._close_result(connection, task.task_uuid, number, closing, announce, now)
+            quote = self._close_result(connection, task.key, number, closing, announce, now)
             if quote is None:
                 return False
             connection.execute(
@@ -208,12 +159,12 @@ class TaskStore:
         self.billed_count += 1
         return True
 
-    def fail(self, task_uuid: str, number: int, error: Json, announce: Sequence[str]) -> bool:
+    def fail(self, task: TaskKey, number: int, error: Json, announce: Sequence[str]) -> bool:
         """Close a result as failed, which costs nothing; False if it was closed before."""
         now = time.time()
         closing = {"state": "failed", "error": json.dumps(error), "ended_at": now}
         with self._disk.begin() as connection:
-            quote = self._close_result(connection, task_uuid, number, closing, announce, now)
+            quote = self._close_result(connection, task, number, closing, announce, now)
         if quote is None:
             return False
         self.pending_usd -= quote
@@ -223,7 +174,7 @@ class TaskStore:
     def _close_result(
         self,
         connection: Connection,
-        task_uuid: str,
+        task: TaskKey,
         number: int,
         closing: Json,
         announce: Sequence[str],
@@ -231,7 +182,7 @@ class TaskStore:
     ) -> Decimal | None:
         query = (
             update(results)
-            .where(results.c.task_uuid == task_uuid, results.c.number == number, results.c.state == "queued")
+            .where(_is(results, task), results.c.number == number, results.c.state == "queued")
             .values(closing)
             .returning(results.c.quote)
         )
@@ -240,7 +191,7 @@ class TaskStore:
             connection.execute(
                 insert(deliveries),
                 [
-                    {"kind": kind, "task_uuid": task_uuid, "number": number, "attempts": 0, "due_at": now}
+                    {"kind": kind, **task._asdict(), "number": number, "attempts": 0, "due_at": now}
                     for kind in announce
                 ],
             )
@@ -279,9 +230,11 @@ class TaskStore:
 def read_billing(connection: Connection) -> list[BilledResult]:
     """The billing log, read through any connection to the service's database."""
     rows = connection.execute(
-        select(billing.c.task_uuid, billing.c.result_uuid, billing.c.cost).order_by(billing.c.seq)
+        select(billing.c.task_uuid, billing.c.result_uuid, billing.c.cost, billing.c.account).order_by(
+            billing.c.seq
+        )
     )
-    return [BilledResult(row.task_uuid, row.result_uuid, row.cost) for row in rows]
+    return [BilledResult(*row) for row in rows]
 
 
 def read_accepted(connection: Connection) -> list[str]:
@@ -289,10 +242,13 @@ def read_accepted(connection: Connection) -> list[str]:
     return list(connection.execute(select(tasks.c.task_uuid).order_by(tasks.c.seq)).scalars())
 
 
+def _is(table: Table, key: TaskKey) -> ColumnElement[bool]:
+    return (table.c.account == key.account) & (table.c.task_uuid == key.task_uuid)
+
+
 def _insert(connection: Connection, task: NewTask) -> None:
     row = {
-        "task_uuid": task.task_uuid,
-        "account": task.account,
+        **task.key._asdict(),
         "payload": json.dumps(task.payload),
         "base_url": task.base_url,
         "accepted_at": time.time(),
@@ -302,7 +258,7 @@ def _insert(connection: Connection, task: NewTask) -> None:
         insert(results),
         [
             {
-                "task_uuid": task.task_uuid,
+                **task.key._asdict(),
                 "number": number,
                 "result_uuid": result_uuid,
                 "seed": str(seed),
@@ -311,17 +267,4 @@ def _insert(connection: Connection, task: NewTask) -> None:
             }
             for number, (seed, result_uuid) in enumerate(zip(task.seeds, task.result_uuids, strict=True))
         ],
-    )
-
-
-def _result(row: Any) -> Result:
-    return Result(
-        row.number,
-        row.result_uuid,
-        int(row.seed),
-        row.state,
-        row.cost,
-        json.loads(row.error) if row.error else None,
-        row.expires_at,
-        row.file_bytes is not None,
     )

@@ -1,7 +1,9 @@
 """The service's own tables: what was accepted, what came of it, what was billed, what is still to be told.
 
 One file of SQLite in the service's folder. `billing` is append-only (triggers refuse anything else) and has
-at most one row for a result.
+at most one row for a result. A task is known by its account and its UUID, which two accounts may both use.
+
+Whoever changes a table raises `upgrade.VERSION` and says there what becomes of the folders that exist.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from sqlalchemy import (
     DDL,
     Column,
     Float,
-    ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     event,
 )
 
@@ -27,19 +30,21 @@ tasks = Table(
     "tasks",
     metadata,
     Column("seq", Integer, primary_key=True),
-    Column("task_uuid", Text, nullable=False, unique=True),
     Column("account", Text, nullable=False),
+    Column("task_uuid", Text, nullable=False),
     Column("payload", Text, nullable=False),  # the task as JSON, its image named by UUID or URL
     Column("base_url", Text, nullable=False),  # how the client reached us
     Column("accepted_at", Float, nullable=False),  # seconds since 1970
     Column("rejection", Text),  # the error that a later task of this UUID got
+    UniqueConstraint("account", "task_uuid"),
 )
 
 # One row for each of a task's 1 to 4 results, made when the task is accepted.
 results = Table(
     "results",
     metadata,
-    Column("task_uuid", Text, ForeignKey("tasks.task_uuid"), primary_key=True),
+    Column("account", Text, primary_key=True),
+    Column("task_uuid", Text, primary_key=True),
     Column("number", Integer, primary_key=True),  # from 0
     Column("result_uuid", Text, nullable=False, unique=True),
     Column("seed", Text, nullable=False),  # up to 2^63 - 1
@@ -50,6 +55,7 @@ results = Table(
     Column("ended_at", Float),
     Column("expires_at", Float),
     Column("file_bytes", Integer),  # NULL again when the file has expired
+    ForeignKeyConstraint(["account", "task_uuid"], ["tasks.account", "tasks.task_uuid"]),
 )
 Index("results_by_state", results.c.state)
 
@@ -90,6 +96,7 @@ deliveries = Table(
     metadata,
     Column("seq", Integer, primary_key=True),
     Column("kind", Text, nullable=False),  # webhook, upload
+    Column("account", Text, nullable=False),
     Column("task_uuid", Text, nullable=False),
     Column("number", Integer, nullable=False),
     Column("attempts", Integer, nullable=False),

@@ -31,12 +31,9 @@ from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.disk import open_database
 from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions, hash_api_key
+from trellis_pipeline.service.records import BilledResult
 from trellis_pipeline.service.serve import Server, bind, make_server
-from trellis_pipeline.service.store import (
-    BilledResult,
-    read_accepted,
-    read_billing,
-)
+from trellis_pipeline.service.store import read_accepted, read_billing
 
 LIST_PRICE = Decimal("0.0256")
 START_SECONDS = 30.0

@@ -27,9 +27,10 @@ from trellis_pipeline.imagery.fetch import fetch_image
 from trellis_pipeline.imagery.fetch_limits import FetchLimits
 from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.inputs import check_picture, to_crop
-from trellis_pipeline.service.messages import Json, error
+from trellis_pipeline.service.media import owners
+from trellis_pipeline.service.messages import error
 from trellis_pipeline.service.options import price_of
-from trellis_pipeline.service.store import Task
+from trellis_pipeline.service.records import Json, Task, TaskKey
 
 log = logging.getLogger("trellis_pipeline.service")
 
@@ -48,16 +49,16 @@ class Workers:
     def __init__(self, backend: Backend, on_delivery: Callable[[], None]) -> None:
         self._backend = backend
         self._on_delivery = on_delivery
-        self._queue: asyncio.Queue[tuple[str, int, float]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[TaskKey, int, float]] = asyncio.Queue()
         self._running: list[asyncio.Task[None]] = []
-        self._progress: dict[tuple[str, int], float] = {}
-        self._ended: dict[str, asyncio.Event] = {}
+        self._progress: dict[tuple[TaskKey, int], float] = {}
+        self._ended: dict[TaskKey, asyncio.Event] = {}
         self._crops = asyncio.Semaphore(CROPS_AT_ONCE)
 
     async def start(self) -> None:
         """Take up what the last process left, then wait for more."""
-        for task_uuid, number in await self._backend.read(self._backend.store.unfinished):
-            self.add(task_uuid, number)
+        for task, number in await self._backend.read(self._backend.store.unfinished):
+            self.add(task, number)
         self._running = [asyncio.create_task(self._work()) for _ in range(self._backend.options.concurrency)]
 
     async def stop(self) -> None:
@@ -66,58 +67,58 @@ class Workers:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def add(self, task_uuid: str, number: int) -> None:
+    def add(self, task: TaskKey, number: int) -> None:
         """Queue one accepted result."""
-        self._queue.put_nowait((task_uuid, number, time.monotonic()))
+        self._queue.put_nowait((task, number, time.monotonic()))
         self._backend.metrics.queued.set(self._queue.qsize())
 
-    def progress(self, task_uuid: str, number: int) -> float:
+    def progress(self, task: TaskKey, number: int) -> float:
         """The share done of one result, 0 to 1."""
-        return self._progress.get((task_uuid, number), 0.0)
+        return self._progress.get((task, number), 0.0)
 
-    async def ended(self, task_uuid: str, seconds: float) -> bool:
+    async def ended(self, task: TaskKey, seconds: float) -> bool:
         """Wait until all results of a task are closed; False if they are not within `seconds`."""
-        event = self._ended.setdefault(task_uuid, asyncio.Event())
+        event = self._ended.setdefault(task, asyncio.Event())
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     event.clear()  # before looking: it may end between the look and the wait
-                    if (await self._find(task_uuid)).ended:
+                    if (await self._find(task)).ended:
                         break
                     await event.wait()
         except TimeoutError:
             return False
         finally:
-            self._ended.pop(task_uuid, None)
+            self._ended.pop(task, None)
         return True
 
-    async def _find(self, task_uuid: str) -> Task:
-        return (await self._backend.read(self._backend.store.find, [task_uuid]))[task_uuid]
+    async def _find(self, task: TaskKey) -> Task:
+        return await self._backend.read(self._backend.store.get, task)
 
     async def _work(self) -> None:
         metrics = self._backend.metrics
         while True:
-            task_uuid, number, since = await self._queue.get()
+            task, number, since = await self._queue.get()
             metrics.queued.set(self._queue.qsize())
             metrics.wait.observe(time.monotonic() - since)
             metrics.in_progress.inc()
             try:
-                await self._make(task_uuid, number)
+                await self._make(task, number)
             except StorageUnavailable as problem:
-                log.error("task %s waits: %s", task_uuid, problem)
+                log.error("task %s waits: %s", task.task_uuid, problem)
                 asyncio.get_running_loop().call_later(
-                    STORAGE_RETRY_SECONDS, self._queue.put_nowait, (task_uuid, number, since)
+                    STORAGE_RETRY_SECONDS, self._queue.put_nowait, (task, number, since)
                 )
             except Exception:
-                log.exception("task %s is left for the next start", task_uuid)
+                log.exception("task %s is left for the next start", task.task_uuid)
             finally:
                 metrics.in_progress.dec()
-                self._progress.pop((task_uuid, number), None)
-                if task_uuid in self._ended:
-                    self._ended[task_uuid].set()
+                self._progress.pop((task, number), None)
+                if task in self._ended:
+                    self._ended[task].set()
 
-    async def _make(self, task_uuid: str, number: int) -> None:
-        task = await self._find(task_uuid)
+    async def _make(self, key: TaskKey, number: int) -> None:
+        task = await self._find(key)
         if task.results[number].state != "queued":
             return
         kinds = [
@@ -138,7 +139,7 @@ class Workers:
 
     async def _generate(self, task: Task, number: int) -> GeneratedModel:
         """One model. Raises whatever the picture or the generator deserve."""
-        key = (task.task_uuid, number)
+        key = (task.key, number)
         wanted = parse_task(task.payload).request(task.results[number].seed)
         image = await self._image(task)
         await self._interfere(task, number)
@@ -165,7 +166,7 @@ class Workers:
             picture = await fetch_image(name, limits)
             check_picture(picture, options, "inputs.image")
         else:
-            found = await backend.read(backend.media.find, name)
+            found = await backend.read(backend.media.find, name, owners(task.account))
             if found is None:
                 raise SourceImageError("the uploaded image was deleted before the task began")
             picture = await asyncio.to_thread(backend.media.path(found[0]).read_bytes)
@@ -221,7 +222,7 @@ class Workers:
         backend = self._backend
 
         async def keep() -> bool:
-            return await backend.write(backend.store.fail, task.task_uuid, number, said, kinds)
+            return await backend.write(backend.store.fail, task.key, number, said, kinds)
 
         if await self._insist(task, keep):
             backend.metrics.failed.labels(said["code"]).inc()
