@@ -149,7 +149,7 @@ def test_a_setting_out_of_range_in_one_row_fails_that_product_and_a_misspelt_col
     products = {product["sku"]: product for product in document["products"]}
     assert products["GOOD"]["status"] == "generated"
     assert products["BAD"]["failed_stage"] == "product_models"
-    assert "512, 1024 or 1536" in products["BAD"]["error"]
+    assert "allowed are 512, 1024, 1536" in products["BAD"]["error"]
     assert document["ignored_columns"] == ["hight_m (did you mean height_m?)"]
 
 

@@ -52,6 +52,39 @@ def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
     assert settings.run.in_flight == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TRELLIS_BUGDET__TOTAL_USD", "TRELLIS_BUDGET__TOTAL_USD"),
+        ("TRELLIS_BUDGET_TOTAL_USD", "TRELLIS_BUDGET__TOTAL_USD"),
+        ("TRELLIS_STORAGE_URL", "TRELLIS_STORAGE__URL"),
+        ("TRELLIS_CATALOG", "TRELLIS_CATALOGS"),
+        ("trellis_run_in_flight", "TRELLIS_RUN__IN_FLIGHT"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_what_was_meant(tmp_path, monkeypatch, name, meant):
+    monkeypatch.setenv(name, "5")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "")
+    assert str(caught.value) == f"environment: {name} is no setting; did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    "name", ["TRELLIS_RUN_ID", "TRELLIS_LOCAL_RANK", "TRELLIS_2_MODEL", "TRELLIS_UI_PORT"]
+)
+def test_a_variable_of_somebody_else_is_left_alone(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "5")
+    load(tmp_path, "")
+
+
+def test_request_fields_come_from_the_environment_as_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRELLIS_GENERATION__SETTINGS", '{"textureSize": 1024}')
+    assert load(tmp_path, "").generation.settings == {"textureSize": 1024}
+    monkeypatch.setenv("TRELLIS_GENERATION__SETTINGS__textureSize", "1024")
+    with pytest.raises(ConfigError, match=r"as JSON.*SETTINGS='{.textureSize.: ...}'"):
+        load(tmp_path, "")
+
+
 def test_relative_paths_count_from_the_file_not_from_where_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     settings = load(tmp_path, '[storage]\nurl = "file://out"\n[[catalogs]]\nname = "a"\nsource = "c/a.csv"')

@@ -21,7 +21,8 @@ FLOORS = (
     {"purchasing", "service", "review", "weights"},
     {"generation"},
     {"quality", "catalog", "imagery", "storage", "costs", "config"},
-    {"mesh", "trellis2", "config_automation", "config_local", "config_products", "config_purchasing"},
+    {"mesh", "trellis2"},
+    {"config_automation", "config_environment", "config_local", "config_products", "config_purchasing"},
     {"errors", "stopping"},
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -2,7 +2,7 @@
 
 This is the only module that reads either. A wrong key is an error that suggests the right one, because a
 misspelt limit that is silently ignored is the most expensive kind of typo. Every value can be set from the
-environment too, as `TRELLIS_<SECTION>__<KEY>`, and the environment wins.
+environment too, see `config_environment`, and the environment wins.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 from trellis_pipeline.config_automation import AutomationSettings
+from trellis_pipeline.config_environment import environment_layer
 from trellis_pipeline.config_local import LocalSettings
 from trellis_pipeline.config_products import (
     CatalogSettings,
@@ -221,11 +220,9 @@ def load_settings(path: Path | None = None, overrides: dict[str, Any] | None = N
     if path is not None:
         data = {"root": path.absolute().parent, **_read_toml(path)}
     try:
-        for layer in (EnvSettingsSource(Settings)(), overrides or {}):
+        for layer in (environment_layer(Settings), overrides or {}):
             data = _merged(data, layer)
         return Settings(**data)
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}") from None
     except pydantic.ValidationError as error:
         where = str(path) if path else "settings"
         raise ConfigError("\n".join(_explain(where, e) for e in error.errors(include_url=False))) from None

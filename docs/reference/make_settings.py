@@ -162,9 +162,10 @@ Settings are read from one file and from the environment, once, when a command o
   current folder or above; else defaults. An unknown key is an error that suggests the right one.
 - **Environment.** `TRELLIS_<SECTION>__<KEY>`, two underscores between levels: `TRELLIS_STORAGE__URL`,
   `TRELLIS_BUDGET__DAY_USD`. Lists and tables are written as JSON:
-  `TRELLIS_CATALOGS='[{"name": "shop", "source": "shop.csv"}]'`. The environment wins over the
-  file, and options on the command line (`--output`, `--generator`) over both. An unknown key inside a section
-  is an error; an unknown section is not seen.
+  `TRELLIS_CATALOGS='[{"name": "shop", "source": "shop.csv"}]'`,
+  `TRELLIS_GENERATION__SETTINGS='{"textureSize": 1024}'`. The environment wins over the file, and options on
+  the command line (`--output`, `--generator`) over both. An unknown key inside a section is an error, and so
+  is a variable that looks like a misspelt setting (`TRELLIS_BUDGET_TOTAL_USD`); others are left alone.
 - **`.env`.** `trellis-pipeline` does not read it: `set -a; . ./.env; set +a` does. Dagster's own processes
   load the one in their working directory.
 

@@ -33,14 +33,16 @@ def test_later_layers_win_and_paths_may_be_dotted_or_nested():
     ("path", "value", "expected"),
     [
         ("settings.resolutio", 512, "did you mean settings.resolution"),
-        ("settings.resolution", 700, "512, 1024 or 1536"),
-        ("settings.textureSize", 1500, "multiple of 1024"),
-        ("settings.decimationTarget", 99_999, "greater than or equal to 100000"),
-        ("settings.shapeSlat.steps", 51, "less than or equal to 50"),
-        ("settings.texSlat.guidanceStrength", 0.5, "greater than or equal to 1"),
-        ("seed", -1, "greater than or equal to 0"),
-        ("seed", 2**63, "less than or equal to"),
-        ("numberResults", 5, "less than or equal to 4"),
+        ("settings.resolution", 700, "allowed are 512, 1024, 1536"),
+        ("settings.textureSize", 1500, "allowed are 1024, 2048, 3072, 4096"),
+        ("settings.decimationTarget", 99_999, "less than 100000; allowed are 100000 to 1000000"),
+        ("settings.shapeSlat.steps", 51, "more than 50; allowed are 1 to 50"),
+        ("settings.shapeSlat.steps", True, "must be a whole number, not true or false"),
+        ("settings.remesh", 1, "must be true or false, not a number"),
+        ("settings.texSlat.guidanceStrength", 0.5, "less than 1; allowed are 1 to 10"),
+        ("seed", -1, "less than 0"),
+        ("seed", 2**63, "more than 9223372036854775807"),
+        ("numberResults", 5, "more than 4"),
         ("model", "other:model@1", "microsoft:trellis-2@4b"),
     ],
 )
@@ -72,6 +74,14 @@ def test_every_setting_shapes_the_key():
         request_key(build_request({path: value}), "image", "generator") for path, value in changed.items()
     }
     assert len(keys | {request_key(build_request(), "image", "generator")}) == len(changed) + 1
+
+
+def test_sampler_steps_make_a_preset_of_their_own_as_they_set_time_and_so_price():
+    usual = build_request().preset
+    assert usual == "1024/2048/500000/remesh"
+    assert build_request({"settings.texSlat.steps": 50}).preset == f"{usual}/steps:auto-auto-50"
+    every = {f"settings.{name}.steps": 50 for name in ("sparseStructure", "shapeSlat", "texSlat")}
+    assert build_request(every, {"numberResults": 4}).preset == f"{usual}/steps:50-50-50/x4"
 
 
 def test_dimensions_count_only_for_generators_that_build_to_size():

@@ -8,7 +8,6 @@ stays with the transport and out of the request's identity.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -18,10 +17,11 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from trellis_pipeline.errors import ConfigError
+from trellis_pipeline.generation.wire_faults import FaultFinder
 
 TRELLIS_2: Literal["microsoft:trellis-2@4b"] = "microsoft:trellis-2@4b"
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid", strict=False)
+_FROZEN = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class SamplerSettings(BaseModel):
@@ -51,6 +51,11 @@ class GenerationSettings(BaseModel):
     shapeSlat: SamplerSettings = SamplerSettings()  # noqa: N815
     texSlat: SamplerSettings = SamplerSettings()  # noqa: N815
 
+    @property
+    def steps(self) -> tuple[int | None, int | None, int | None]:
+        """Sampler steps of structure, shape and texture; None is the model's own default."""
+        return self.sparseStructure.steps, self.shapeSlat.steps, self.texSlat.steps
+
 
 class GenerationRequest(BaseModel):
     """One request. Frozen, so that its key stays true.
@@ -75,9 +80,14 @@ class GenerationRequest(BaseModel):
 
     @property
     def preset(self) -> str:
-        """What decides the price of a generation, as one word for the ledger's history."""
+        """What decides the price of a generation, as one word for the ledger's history.
+
+        The provider bills time, so sampler steps are part of it where any are set: `steps:50-auto-50`.
+        """
         s = self.settings
         words = [s.resolution, s.textureSize, s.decimationTarget, "remesh" if s.remesh else "raw"]
+        if any(s.steps):
+            words.append("steps:" + "-".join(str(steps or "auto") for steps in s.steps))
         if self.numberResults > 1:
             words.append(f"x{self.numberResults}")
         return "/".join(map(str, words))
@@ -96,7 +106,8 @@ def build_request(*layers: Mapping[str, object]) -> GenerationRequest:
     try:
         return GenerationRequest.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise ConfigError("; ".join(_explain(e) for e in error.errors())) from None
+        faults = FaultFinder(GenerationRequest).faults(error.errors())
+        raise ConfigError("; ".join(f"generation setting {fault}" for fault in faults)) from None
 
 
 def request_key(
@@ -155,12 +166,3 @@ def _put(tree: dict[str, Any], path: list[str], value: object) -> None:
             raise ConfigError(f"generation.{'.'.join(path)}: {name} is a value, not a group of settings")
         tree = branch
     tree[leaf] = value
-
-
-def _explain(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path, setting_paths(), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(setting_paths())}"
-        return f"generation setting {path} is unknown{hint}"
-    return f"generation setting {path} = {error['input']!r}: {error['msg'].lower()}"
