@@ -1,6 +1,7 @@
 """Webhooks and uploads arrive, are tried again until they do, and go nowhere they should not."""
 
 import json
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -9,6 +10,7 @@ from wire_client import wait_until
 
 from trellis_pipeline.errors import TaskFailed
 from trellis_pipeline.service.deliveries import wait_before
+from trellis_pipeline.service.outbox import Outbox
 
 
 def test_a_webhook_is_called_with_a_flat_body_once_for_each_result(start, receiver):
@@ -70,6 +72,24 @@ def test_a_webhook_that_is_not_answered_well_is_tried_again(start, receiver):
     wait_until(lambda: len(receiver.received) == 4)
     assert len({call.body for call in receiver.received}) == 1
     assert client.service.pending_deliveries(settled=True) == 0
+
+
+def test_a_webhook_that_arrives_while_somebody_looks_what_is_due_is_not_called_again(
+    start, receiver, monkeypatch
+):
+    real = Outbox.due
+
+    def look_slowly(self, now):
+        seen = real(self, now)
+        time.sleep(0.1)
+        return seen
+
+    monkeypatch.setattr(Outbox, "due", look_slowly)
+    client = start()
+    client.submit(numberResults=4, webhookURL=f"{receiver.origin}/hook")
+    wait_until(lambda: len(receiver.received) >= 4)
+    assert client.service.pending_deliveries(settled=True) == 0
+    assert len(receiver.received) == 4
 
 
 def test_waits_between_attempts_double_from_a_quarter_second_to_eight():

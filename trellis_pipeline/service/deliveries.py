@@ -76,10 +76,12 @@ class Deliveries:
         outbox = self._backend.outbox
         while True:
             self._wake.clear()
+            # What arrives while we read is still in the list, and must not be sent once more.
+            under_way = set(self._busy)
             try:
                 due = await self._backend.read(outbox.due, time.time())
                 for delivery in due:
-                    if delivery.seq not in self._busy and len(self._busy) < AT_ONCE:
+                    if delivery.seq not in under_way and len(self._busy) < AT_ONCE:
                         self._busy.add(delivery.seq)
                         self._spawn(self._attempt(delivery))
                 following = await self._backend.read(outbox.next_at)

@@ -95,6 +95,11 @@ class RunningService:
         """Where it keeps everything; start another service there to see a restart."""
         return self._options.folder
 
+    @property
+    def port(self) -> int:
+        """Where it listens. Started again at another port, it is another seller to its clients."""
+        return int(self.origin.rpartition(":")[2])
+
     def billing(self) -> list[BilledResult]:
         """Its billing log: one entry for each result that was paid for."""
         return billing_of(self.folder)
