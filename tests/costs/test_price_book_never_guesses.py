@@ -148,6 +148,39 @@ def test_the_users_gpu_is_priced_by_its_seconds(sqlite_ledger, book):
         estimate(sqlite_ledger, own, generator="local")
 
 
+def test_a_provider_that_charged_nothing_for_a_while_does_not_take_the_wall_down(sqlite_ledger, book):
+    settle(sqlite_ledger, *["0"] * MIN_SAMPLES)
+    assert sqlite_ledger.history("runware", "1024") == ()
+    assert estimate(sqlite_ledger, book).reserve == Decimal("0.064")
+
+
+def test_however_cheap_the_history_no_less_than_the_list_price_of_every_result_is_set_aside(
+    sqlite_ledger, book
+):
+    settle(sqlite_ledger, *["0.0001"] * MIN_SAMPLES)
+    found = estimate(sqlite_ledger, book)
+    assert (found.reserve, found.high, found.basis) == (Decimal("0.0256"), Decimal("0.0001"), "history")
+    four = estimate(sqlite_ledger, book, preset="1024/x4", results=4, single_preset="1024")
+    assert four.reserve == Decimal("0.1024")
+
+
+def test_what_broken_off_work_cost_says_nothing_about_what_a_model_costs(sqlite_ledger, book):
+    own = book.with_gpu_second("runware", Decimal("0.001"))
+    for number in range(MIN_SAMPLES):
+        scope = SpendScope("demo", f"P{number}", "run", "runware", TRELLIS, "1024", f"key{number}")
+        money = sqlite_ledger.reserve(Decimal(1), scope, Budgets())
+        sqlite_ledger.settle(money, Decimal("0.0001"), source="gpu_time", cause="Interrupted")
+    found = estimate(sqlite_ledger, own, expected_seconds=20)
+    assert (found.reserve, found.basis) == (Decimal("0.05"), "list_price")
+
+
+def test_longer_sampling_than_the_listed_examples_sets_more_aside_before_there_is_history(
+    sqlite_ledger, book
+):
+    assert estimate(sqlite_ledger, book, steps=32).reserve == Decimal("0.064")
+    assert estimate(sqlite_ledger, book, steps=50).reserve == Decimal("0.1")
+
+
 # -- several results, short history, durations -------------------------------------------------------------
 
 
@@ -162,9 +195,9 @@ def test_several_results_go_by_single_ones_until_they_have_a_history_of_their_ow
     found = estimate(sqlite_ledger, book, **wanted)
     assert (found.reserve, found.likely, found.samples) == (Decimal("0.12"), Decimal("0.12"), 20)
     assert found.basis == "history"
-    settle(sqlite_ledger, *["0.08"] * 20, preset="1024/x4")
+    settle(sqlite_ledger, *["0.11"] * 20, preset="1024/x4")
     found = estimate(sqlite_ledger, book, **wanted)
-    assert (found.reserve, found.likely, found.samples) == (Decimal("0.08"), Decimal("0.08"), 20)
+    assert (found.reserve, found.likely, found.samples) == (Decimal("0.11"), Decimal("0.11"), 20)
 
 
 def test_a_single_result_does_not_learn_from_purchases_of_several(sqlite_ledger, book):

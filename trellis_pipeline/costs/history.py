@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Select, literal, select
 
+from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.costs.schema import spend_events
 from trellis_pipeline.errors import LedgerError
 
@@ -21,8 +22,14 @@ Figure = TypeVar("Figure", Decimal, float)
 
 
 def amounts(connection: Connection, generator: str, preset: str) -> tuple[Decimal, ...]:
-    """USD of the latest settlements, newest first. Estimates are left out: nobody learns from own guesses."""
-    query = _settlements(generator, preset).where(spend_events.c.source != "estimate")
+    """USD of the latest settlements, newest first.
+
+    Estimates are left out, since nobody learns from own guesses; so are models that were given away, and work
+    that was broken off (both would teach that a model costs next to nothing).
+    """
+    query = _settlements(generator, preset).where(
+        spend_events.c.source != "estimate", spend_events.c.amount > ZERO, spend_events.c.cause == ""
+    )
     return tuple(connection.execute(query.with_only_columns(spend_events.c.amount)).scalars())
 
 

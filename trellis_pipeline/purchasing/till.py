@@ -78,6 +78,7 @@ def estimate_for(order: Order, till: Till) -> Estimate:
         on=datetime.now(UTC).date(),
         results=request.numberResults,
         single_preset=request.model_copy(update={"numberResults": 1}).preset,
+        steps=max(steps or 0 for steps in request.settings.steps),
         expected_seconds=till.expected_seconds.get(request.settings.resolution, 0.0),
     )
 

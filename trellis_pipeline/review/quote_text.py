@@ -99,10 +99,12 @@ def _print_cost(console: Console, quote: Mapping[str, Any]) -> None:
 
 
 def _preset(line: Mapping[str, Any]) -> str:
+    times = f"{Decimal(line['p95_usd']) / (Decimal(line['p50_usd']) or 1):.3g}"
+    settled = f"{line['samples']} settled purchases"
     source = (
-        f"from {line['samples']} settled purchases"
+        f"from {settled}"
         if line["basis"] == "history"
-        else f"list price to 2.5 times of it; {line['samples']} settled purchases are too few to learn from"
+        else f"list price to {times} times of it; {settled} are too few to learn from"
     )
     each = f"{_usd(line['p50_usd'])} to {_usd(line['p95_usd'])}"
     return f"{line['preset']}: {each} each, {source}"
