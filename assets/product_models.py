@@ -18,6 +18,7 @@ from assets.records import LineItem, ProductCrop, ProductModel, SourceImage
 from assets.stage import Stage
 from assets.tools import LineTools
 from trellis_pipeline.catalog.product import Product
+from trellis_pipeline.costs.money import usd_text
 from trellis_pipeline.errors import ProductHeld
 from trellis_pipeline.generation.generator import InputImage
 from trellis_pipeline.generation.request import request_key
@@ -141,7 +142,7 @@ def _certificate(item: LineItem, tools: LineTools, order: Order, purchase: Purch
         "seed": purchase.seed,
         "attempt": order.attempt,
         "task_uuid": purchase.task_uuid,
-        "cost_usd": str(purchase.cost_usd),
+        "cost_usd": usd_text(purchase.cost_usd),
         "results": len(purchase.results) or 1,
         "dimensions_m": list(product.dimensions_m),
     }

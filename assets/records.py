@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from trellis_pipeline.catalog.product import Product
+from trellis_pipeline.costs.money import Usd
 from trellis_pipeline.errors import ProductError
 from trellis_pipeline.storage.store import BlobRef
 
@@ -109,8 +110,8 @@ class ProductModel(StageRecord):
     generator: str
     paid: bool
     reused: bool
-    cost_usd: Decimal
-    model_cost_usd: Decimal = Decimal(0)
+    cost_usd: Usd
+    model_cost_usd: Usd = Decimal(0)
     generation_seconds: float
     triangles: int
     vertices: int

@@ -167,19 +167,33 @@ def _run(
 
         done = run_catalog(settings, chosen, only, progress.start, progress.event, verbose=verbose)
     summary = summarise(done, time.perf_counter() - started)
-    _show(summary, settings, as_json=as_json)
+    _show(summary, _lineage(settings, known=chosen in wanted.catalogs), as_json=as_json)
     if isinstance(done.stopped, ConfigError):
         return exit_code_of(done.stopped)  # a key that is refused, for one: only the first purchase tells
     return summary.exit_code(strict=strict)
 
 
-def _show(summary: RunSummary, settings: Settings, *, as_json: bool) -> None:
+def _lineage(settings: Settings, *, known: bool) -> str:
+    """How to see the run in Dagster's UI. known: whether the settings name the catalog."""
+    from trellis_pipeline.config import load_settings
+
+    if not known:
+        return "the UI shows catalogs that trellis.toml names: add this one under [[catalogs]]"
+    home = settings.dagster_home
+    there = (settings.root / "Makefile").is_file()
+    command = "make ui" if there else "python -m trellis_pipeline.automation.ui"
+    if home == load_settings().dagster_home:
+        return f"{command} (Dagster home: {home})"
+    return f"DAGSTER_HOME={home} {command}"
+
+
+def _show(summary: RunSummary, lineage: str, *, as_json: bool) -> None:
     from trellis_pipeline.review.terminal import print_run
 
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))
     else:
-        print_run(summary, settings.dagster_home)
+        print_run(summary, lineage)
 
 
 def _skus(only: list[str] | None, more: list[str] | None) -> list[str]:

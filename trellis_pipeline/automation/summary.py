@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_serializer
 
 from assets.paths import product_path
 from assets.records import ModelQuality, ProductModel
 from assets.stream import ProductDone
+from trellis_pipeline.costs.money import ZERO, Usd, usd_text
 from trellis_pipeline.storage.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ProductSummary:
     vertices: int | None = None
     max_texture_px: int | None = None
     file_bytes: int | None = None
-    cost_usd: Decimal = Decimal(0)
+    cost_usd: Usd = ZERO
     seconds: float = 0.0
     verdict: str | None = None
 
@@ -57,6 +57,10 @@ class RunSummary(BaseModel):
     bad_rows: list[RowSummary]
     ignored_columns: list[str]
     totals: dict[str, Any]
+
+    @field_serializer("totals", when_used="json")
+    def _exact(self, totals: dict[str, Any]) -> dict[str, Any]:
+        return {**totals, "cost_usd": usd_text(totals["cost_usd"])}
 
     def exit_code(self, *, strict: bool) -> int:
         """0 if every product has a model (and, if strict, its gates passed), 1 otherwise."""
@@ -84,7 +88,7 @@ def summarise(run: CatalogRun, seconds: float) -> RunSummary:
             "passed": verdicts["pass"],
             "warned": verdicts["warn"],
             "rejected": verdicts["fail"],
-            "cost_usd": sum((product.cost_usd for product in products), start=Decimal(0)),
+            "cost_usd": sum((product.cost_usd for product in products), start=ZERO),
             "seconds": round(seconds, 3),
         },
     )
@@ -112,6 +116,6 @@ def product_summary(done: ProductDone, catalog: str, store: ArtifactStore) -> Pr
         vertices=model.vertices,
         max_texture_px=model.max_texture_px,
         file_bytes=model.model.size,
-        cost_usd=model.cost_usd if done.status == "generated" else Decimal(0),
+        cost_usd=model.cost_usd if done.status == "generated" else ZERO,
         verdict=quality.verdict if quality is not None and current else None,
     )

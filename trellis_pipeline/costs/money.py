@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import re
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 from trellis_pipeline.errors import LedgerError
 
@@ -63,6 +66,15 @@ def to_nano(amount: Decimal) -> int:
 def from_nano(nano: int) -> Decimal:
     """Dollars with nine places."""
     return Decimal(nano).scaleb(-9).quantize(NANO)
+
+
+def usd_text(amount: Decimal) -> str:
+    """For machines: every digit there is, never in scientific notation (`0.000000000`, not `0E-9`)."""
+    return f"{amount:f}"
+
+
+Usd = Annotated[Decimal, PlainSerializer(usd_text, return_type=str, when_used="json")]
+"""An amount in a pydantic model, which JSON has as exact text."""
 
 
 def format_usd(amount: Decimal) -> str:

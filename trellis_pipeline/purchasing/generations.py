@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from trellis_pipeline.costs.money import usd_text
 from trellis_pipeline.errors import BlobMissing, ConfigError, LedgerError, StorageError
 from trellis_pipeline.generation.generator import GeneratedModel, InputImage
 from trellis_pipeline.generation.request import GenerationRequest, build_request
@@ -184,7 +185,7 @@ def _certificate(order: Order, generator: str, purchase: Purchase) -> dict[str, 
         "generator": generator,
         "glb": _blob(purchase.glb),
         "seed": purchase.seed,
-        "cost_usd": str(purchase.bill.amount),
+        "cost_usd": usd_text(purchase.bill.amount),
         "cost_source": purchase.bill.source,
         "raw_cost_text": purchase.bill.raw_cost_text,
         "stage_seconds": {name: round(spent, 6) for name, spent in purchase.bill.stage_seconds.items()},
@@ -195,7 +196,7 @@ def _certificate(order: Order, generator: str, purchase: Purchase) -> dict[str, 
                 "glb": _blob(result.glb),
                 "seed": result.seed,
                 "result_id": result.result_id,
-                "cost_usd": None if result.cost_usd is None else str(result.cost_usd),
+                "cost_usd": None if result.cost_usd is None else usd_text(result.cost_usd),
                 "score": dict(result.score),
             }
             for result in purchase.results

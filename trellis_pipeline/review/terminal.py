@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
+
+from trellis_pipeline.costs.money import usd_text
 
 if TYPE_CHECKING:
     from trellis_pipeline.costs.reports import CostLine
     from trellis_pipeline.costs.stage_seconds import StageTotal
 
 _STATUS_STYLE = {"generated": "green", "cached": "cyan", "held": "yellow", "failed": "red"}
+# What the table needs beside the product, in characters with the gaps, and what goes first in a narrow one.
+_DECISIONS = len("  generated") + len("  verdict")
+_FIGURES = {"triangles": 11, "texture": 9, "MB": 8, "seconds": 9, "cost $": 8}
+_GO_FIRST = ("texture", "MB", "seconds", "triangles")
+_SKU_CHARACTERS = 24
 _VERDICT_STYLE = {"pass": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -29,10 +35,11 @@ class Progress:
 
     def __init__(self, *, enabled: bool) -> None:
         self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=40),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            BarColumn(bar_width=None, table_column=Column(ratio=2, max_width=40)),
+            TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
+            expand=True,
             console=Console(stderr=True),
             disable=not enabled,
             transient=True,
@@ -64,27 +71,31 @@ class Progress:
         if status is None or self._task is None:
             return
         self._bar.advance(self._task)
-        self._bar.update(self._task, description=f"{event.item.product.sku[:28]} {status}")
+        self._bar.update(self._task, description=f"{status} {event.item.product.sku}")
 
 
-def print_run(summary: Any, dagster_home: Path) -> None:
-    """The table of a run, what went wrong by name, and where everything is."""
+def print_run(summary: Any, lineage: str) -> None:
+    """The table of a run, what went wrong by name, and where everything is. lineage: how to see it."""
     console = _console()
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("product", no_wrap=True)
-    table.add_column("status")
-    for column in ("triangles", "texture", "MB", "seconds", "cost $"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
+    shown, room = _shown(console.width, max((len(product.sku) for product in summary.products), default=0))
+    table.add_column("product", no_wrap=True, overflow="ellipsis", max_width=room)
+    table.add_column("status", no_wrap=True)
+    for column in shown:
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for product in summary.products:
+        figures = {
+            "triangles": _count(product.triangles),
+            "texture": _count(product.max_texture_px),
+            "MB": "" if product.file_bytes is None else f"{product.file_bytes / 1e6:.2f}",
+            "seconds": f"{product.seconds:.1f}",
+            "cost $": f"{product.cost_usd:.4f}",
+        }
         table.add_row(
             escape(product.sku),
             f"[{_STATUS_STYLE[product.status]}]{product.status}[/]",
-            _count(product.triangles),
-            _count(product.max_texture_px),
-            "" if product.file_bytes is None else f"{product.file_bytes / 1e6:.2f}",
-            f"{product.seconds:.1f}",
-            f"{product.cost_usd:.4f}",
+            *(figures[column] for column in shown),
             f"[{_VERDICT_STYLE.get(product.verdict, 'dim')}]{product.verdict or '-'}[/]",
         )
     console.print(table)
@@ -98,7 +109,19 @@ def print_run(summary: Any, dagster_home: Path) -> None:
     console.print(f"report   {summary.report}", highlight=False, soft_wrap=True)
     folder = summary.report.rsplit("/", 1)[0]
     console.print(f"models   {folder}/products/<sku>/model.glb", highlight=False, soft_wrap=True)
-    console.print(f"lineage  make ui (Dagster home: {dagster_home})", highlight=False, soft_wrap=True)
+    console.print(f"lineage  {lineage}", highlight=False, soft_wrap=True)
+
+
+def _shown(width: int, longest_sku: int) -> tuple[list[str], int]:
+    """The figures that the table has room for in so many characters, and the room for the product."""
+    shown = list(_FIGURES)
+    for first in ("", *_GO_FIRST):
+        if first:
+            shown.remove(first)
+        room = width - _DECISIONS - sum(_FIGURES[column] for column in shown)
+        if room >= min(longest_sku, _SKU_CHARACTERS):
+            break
+    return shown, max(room, 8)
 
 
 def _console() -> Console:
@@ -156,9 +179,9 @@ def cost_document(by: str, lines: Sequence[CostLine], stages: Sequence[StageTota
     rows = [
         {
             by: line.key,
-            "settled_usd": str(line.settled_usd),
-            "reserved_usd": str(line.reserved_usd),
-            "overrun_usd": str(line.overrun_usd),
+            "settled_usd": usd_text(line.settled_usd),
+            "reserved_usd": usd_text(line.reserved_usd),
+            "overrun_usd": usd_text(line.overrun_usd),
             "generations": line.generations,
             "seconds": line.seconds,
         }
