@@ -38,7 +38,6 @@ from trellis_pipeline.trellis2.memory import Plan, needed_bytes
 from trellis_pipeline.trellis2.modes import MODES
 from trellis_pipeline.trellis2.pipeline import (
     GenerationSettings,
-    Noise,
     decode_shape,
     encode_photo,
     make_material,
@@ -48,6 +47,7 @@ from trellis_pipeline.trellis2.pipeline import (
 from trellis_pipeline.trellis2.published import ENCODER_REPOSITORY, MAIN_REPOSITORY
 from trellis_pipeline.trellis2.repository import open_repository
 from trellis_pipeline.trellis2.resident import Precision, ResidentNetworks
+from trellis_pipeline.trellis2.sampler import Noise
 from trellis_pipeline.trellis2.voxels import Grid
 from trellis_pipeline.trellis2.weights import build_network
 

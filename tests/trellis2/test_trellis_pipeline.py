@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from trellis_pipeline.errors import ConfigError, GenerationError, MatteError  # noqa: E402
 from trellis_pipeline.trellis2.modes import MODES  # noqa: E402
-from trellis_pipeline.trellis2.pipeline import Noise, VoxelModel, generate  # noqa: E402
+from trellis_pipeline.trellis2.pipeline import VoxelModel, generate  # noqa: E402
 from trellis_pipeline.trellis2.repository import Repository, open_repository  # noqa: E402
 from trellis_pipeline.trellis2.resident import ResidentNetworks  # noqa: E402
+from trellis_pipeline.trellis2.sampler import Noise  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,8 @@
 
 A photo with a useful alpha channel is trusted; for any other the caller brings a matting function. The exact
 arithmetic (the filter, where it rounds, that the square is one pixel short) follows the original, because
-the encoder sees every pixel of it.
+the encoder sees every pixel of it. What the line hands on was cut out by the same rule (`imagery.crop`); it
+must not be cut out twice.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +30,7 @@ from trellis_pipeline.trellis2.dual_grid import extract_surface
 from trellis_pipeline.trellis2.latent_decoder import material_voxels, surface_voxels
 from trellis_pipeline.trellis2.modes import MODES, Mode
 from trellis_pipeline.trellis2.photo import Matting, cut_out, encoder_input
-from trellis_pipeline.trellis2.sampler import SamplerSettings
+from trellis_pipeline.trellis2.sampler import Noise, SamplerSettings
 from trellis_pipeline.trellis2.stages import Normalization
 from trellis_pipeline.trellis2.voxel_model import VoxelModel
 from trellis_pipeline.trellis2.voxels import Grid
@@ -77,24 +77,6 @@ class Networks(Protocol):
         """Take less memory from now on. False if that is not possible."""
 
 
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """The random numbers of one generation: float32, drawn on the CPU one after the other."""
-
-    generator: torch.Generator = field(repr=False)
-    device: torch.device
-
-    @classmethod
-    def from_seed(cls, seed: int, device: torch.device) -> Noise:
-        """seed: 0 to 2^63 - 1."""
-        return cls(torch.Generator("cpu").manual_seed(seed), device)
-
-    def draw(self, *shape: int) -> Tensor:
-        """The next numbers, on the device."""
-        return torch.randn(*shape, generator=self.generator).to(self.device)
-
-
-@torch.inference_mode()
 def generate(
     networks: Networks,
     photo: Image.Image,
@@ -108,14 +90,35 @@ def generate(
 ) -> VoxelModel:
     """Make one model of the object in a photo. For several results call again with other seeds.
 
-    photo: with its background removed, or with any background if `matting` is given. retry_smaller: where the
-    memory does not suffice, start once more with a smaller memory plan if there is one.
-    Raises ConfigError for an unknown mode, MatteError if there is no object, and GenerationError where the
-    model fails or the memory is too small.
+    photo: with its background removed, or with any background if `matting` is given.
+    Raises MatteError if there is no object, and as `generate_from_square`.
     """
-    if mode not in MODES:
-        raise ConfigError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
-    square = cut_out(photo, matting)
+    _check_mode(mode)
+    return generate_from_square(
+        networks, cut_out(photo, matting),
+        mode=mode, seed=seed, settings=settings, watch=watch, retry_smaller=retry_smaller,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def generate_from_square(
+    networks: Networks,
+    square: Image.Image,
+    *,
+    mode: str,
+    seed: int,
+    settings: GenerationSettings | None = None,
+    watch: Watch = lambda _stage, _done, _of: None,
+    retry_smaller: bool = False,
+) -> VoxelModel:
+    """As `generate`, from the cut out object on: it is seen as it is, and not cropped once more.
+
+    square: RGB, the object on black, as `photo.cut_out` makes it. retry_smaller: where the memory does not
+    suffice, start once more with a smaller memory plan if there is one.
+    Raises ConfigError for an unknown mode, and GenerationError where the model fails or the memory is too
+    small.
+    """
+    _check_mode(mode)
 
     def attempt() -> VoxelModel | None:
         try:
@@ -263,6 +266,11 @@ def make_material(
         named = _named(watch, "material")
         latent = stages.sample_latent(flow, coords, start, cond, how.material, named, "material", beside)
     return networks.material_normalization.undo(latent)
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise ConfigError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
 
 
 def _check_tokens(coords: Tensor, how: GenerationSettings) -> None:

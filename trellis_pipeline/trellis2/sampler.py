@@ -11,7 +11,7 @@ the guidance interval; in float32 it would fall on the wrong side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +26,23 @@ Velocity = Callable[[Tensor, float, Tensor], Tensor]
 
 Spread = Callable[[Tensor], Tensor]
 """A latent's standard deviation for each sample, shaped to multiply with the latent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The random numbers of one generation: float32, drawn on the CPU one after the other."""
+
+    generator: torch.Generator = field(repr=False)
+    device: torch.device
+
+    @classmethod
+    def from_seed(cls, seed: int, device: torch.device) -> Noise:
+        """seed: 0 to 2^63 - 1."""
+        return cls(torch.Generator("cpu").manual_seed(seed), device)
+
+    def draw(self, *shape: int) -> Tensor:
+        """The next numbers, on the device."""
+        return torch.randn(*shape, generator=self.generator).to(self.device)
 
 
 @dataclass(frozen=True, slots=True)

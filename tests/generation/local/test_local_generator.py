@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import io
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from input_images import as_input
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 from assets.workers import Timed
 from trellis_pipeline.errors import ConfigError, GenerationError, MatteError, MeshError, WeightsMissing
@@ -181,9 +182,49 @@ def test_a_transparent_photo_is_the_products_fault(options):
         made(options, as_input(Image.new("RGBA", (64, 64), (0, 0, 0, 0))))
 
 
-def test_a_photo_without_transparency_says_that_it_was_not_cut_out(options):
-    with pytest.raises(MatteError, match="background"):
-        made(options, as_input(Image.new("RGB", (64, 64), "white")))
+class Seen(Exception):
+    """Ends a generation where the image encoder is handed its picture."""
+
+
+def seen_by_the_model(options, image):
+    """The picture that the image encoder is handed, (1, 3, px, px)."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    from trellis_pipeline.trellis2.dino import DinoEncoder
+
+    def look(module, given):
+        if isinstance(module, DinoEncoder):
+            raise Seen(given[0])
+
+    hook = register_module_forward_pre_hook(look)
+    try:
+        with pytest.raises(Seen) as caught:
+            made(options, image)
+    finally:
+        hook.remove()
+    return caught.value.args[0].numpy()
+
+
+def test_a_product_that_fills_its_square_is_made_like_any_other(options):
+    from trellis_pipeline.trellis2.photo import encoder_input
+
+    tile = Image.new("RGBA", (64, 64), "teal")  # every pixel is opaque: there is no background left
+    assert np.array_equal(seen_by_the_model(options, as_input(tile)), encoder_input(tile, 512).numpy())
+
+
+@pytest.mark.parametrize("size", [(200, 150), (1100, 300)])
+def test_the_model_sees_a_product_of_the_line_as_the_original_would_show_it(options, size):
+    from trellis_pipeline.imagery.make_crop import CropOptions, make_crop
+    from trellis_pipeline.trellis2.photo import cut_out, encoder_input
+
+    grain = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    photo = Image.fromarray(grain)
+    alpha = Image.new("L", size, 0)
+    ImageDraw.Draw(alpha).ellipse((size[0] // 4, size[1] // 5, size[0] - 9, size[1] - 31), fill=255)
+    photo.putalpha(alpha.filter(ImageFilter.GaussianBlur(3)))
+    crop = Image.open(io.BytesIO(make_crop(as_input(photo).png, CropOptions()).png))
+    expected = encoder_input(cut_out(photo), 512).numpy()
+    assert np.array_equal(seen_by_the_model(options, as_input(crop)), expected)
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ class WarmModel:
 
     def generate(
         self,
-        photo: Image.Image,
+        square: Image.Image,
         *,
         mode: str,
         seed: int,
@@ -95,11 +95,12 @@ class WarmModel:
     ) -> VoxelModel:
         """Wait for the device and make one model. Blocks; call it in a thread.
 
-        stopped: asked between steps. busy: is filled in, whatever happens.
+        square: as in `trellis2.pipeline.generate_from_square`. stopped: asked between steps. busy: is filled
+        in, whatever happens.
 
-        Raises Stopped, and what `trellis2.pipeline.generate` raises.
+        Raises Stopped, and what `generate_from_square` raises.
         """
-        from trellis_pipeline.trellis2.pipeline import generate
+        from trellis_pipeline.trellis2.pipeline import generate_from_square
 
         def look(stage: str, done: int, of: int) -> None:
             if stopped():
@@ -112,9 +113,9 @@ class WarmModel:
             networks = self._networks_for(mode)
             began, loaded = time.perf_counter(), networks.seconds_loading
             try:
-                model: VoxelModel = generate(
+                model: VoxelModel = generate_from_square(
                     networks,
-                    photo,
+                    square,
                     mode=mode,
                     seed=seed,
                     settings=settings,
