@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from assets.tools import LineTools
 from assets.workers import WorkerPool
 from resources.catalog import CatalogResource
-from resources.generator import GeneratorResource
+from resources.generator import GeneratorResource, PictureUrl
 from resources.ledger import LedgerResource
 from resources.store import ArtifactStoreResource
 from trellis_pipeline.config import Settings
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # How long a provider may take to bring a file that it was allowed to upload.
 _SLOT_SECONDS = 6 * 3600
+# How long it may take to fetch a picture. Each submit gets a link of its own.
+_PICTURE_SECONDS = 3600
 
 GPU_POOL = "trellis_gpu"
 
@@ -88,8 +90,11 @@ def open_tools(
     catalogs: CatalogResource,
     ledger: LedgerResource,
     device: str | None = None,
+    *,
+    asks: bool = True,
 ) -> Iterator[LineTools]:
-    """Open what the stages need. device: for a local generator, instead of the configured one.
+    """Open what the stages need. device: for a local generator, instead of the configured one. asks: False
+    where no stage is run that asks the generator; see `GeneratorResource.open`.
 
     Raises ConfigError or StorageUnavailable before any product is touched.
     """
@@ -130,7 +135,9 @@ def open_tools(
         with ledger.open(alerts.put) as books:
             shelf = store.open()
             new_slot = store.new_slot(_SLOT_SECONDS) if generator.upload_to_store else None
-            maker = generator.open(workers.run, new_slot, device)
+            maker = generator.open(
+                workers.run, new_slot, device, picture_url=_picture_url(store, generator), asks=asks
+            )
             till = Till(
                 maker,
                 Journal(books),
@@ -163,6 +170,19 @@ def open_tools(
             )
     finally:
         workers.close()
+
+
+def _picture_url(store: ArtifactStoreResource, generator: GeneratorResource) -> PictureUrl | None:
+    """Links to crops, where the provider is to fetch them. Raises ConfigError where nobody could."""
+    if generator.name != "runware" or generator.runware.get("image_input") != "url":
+        return None
+    links = store.picture_url(_PICTURE_SECONDS)
+    if links is None:
+        raise ConfigError(
+            f'runware.image_input = "url" needs a storage that the provider can read: {store.url} is on this '
+            'machine. Use an s3:// url under [storage], or image_input = "upload" or "data_uri"'
+        )
+    return links
 
 
 def _requests(

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets.catalog_snapshot import load_snapshot
+from assets.catalog_snapshot import load_rows, load_snapshot
 from assets.opening import LineSettings
 from assets.outcome import Problem, load_problem
 from assets.paths import product_path, quality_table_path, record_path, report_path
 from assets.records import ModelQuality, ProductCrop, ProductModel, R, SourceImage
+from resources.generator import generator_of
 from resources.store import ArtifactStoreResource
 from trellis_pipeline.catalog.product import Product
 from trellis_pipeline.errors import BlobMissing
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from trellis_pipeline.review.records import ReportProduct, ReportTotals
 
 _READERS = 16  # records are small and many; on S3 each one is a round trip
+_NOTED_ROWS = 100
 _UNITS = {"polycount": "", "texture_size": " px", "file_size": " B"}
 
 
@@ -46,7 +48,7 @@ def build_quality_report(settings: LineSettings) -> dg.AssetsDefinition:
         # A page of ten thousand products takes more memory than all the runs before it; a process of its own
         # gives that back, so a long-lived one does not grow with the catalog.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            generator = settings.settings.generation.generator
+            generator = generator_of(settings.settings).seller
             made = pool.submit(make_report, store.url, store.s3_endpoint, store.s3_region, catalog, generator)
             totals = made.result()
         shelf = store.open()
@@ -83,11 +85,30 @@ def make_report(
             generated_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             products=products,
             totals=totals,
+            notes=_notes(shelf, catalog),
         )
     )
     shelf.write(report_path(catalog), page.encode())
     shelf.write(quality_table_path(catalog), _table(products))
     return totals
+
+
+def _notes(store: ArtifactStore, catalog: str) -> tuple[str, ...]:
+    """Rows of the catalog that gave no product, and columns that were ignored: nobody sees them otherwise."""
+    try:
+        read = load_rows(store, catalog)
+    except BlobMissing:
+        return ()
+    notes = [
+        " ".join([f"Row {bad.row}" if bad.row else "A file", *([f"({bad.sku})"] if bad.sku else [])])
+        + f" is no product: {bad.reason}."
+        for bad in read.bad_rows[:_NOTED_ROWS]
+    ]
+    if len(read.bad_rows) > _NOTED_ROWS:
+        notes.append(f"{len(read.bad_rows) - _NOTED_ROWS:,} more rows are no products.")
+    if read.ignored_columns:
+        notes.append(f"Ignored columns: {', '.join(read.ignored_columns)}.")
+    return tuple(notes)
 
 
 def _rows(store: ArtifactStore, catalog: str) -> Iterator["ReportProduct"]:

@@ -25,6 +25,7 @@ NAMES = ("draft", "runware", "local")
 _CAUTION = 10.0
 
 NewSlot = Callable[[str], "UploadSlot"]
+PictureUrl = Callable[[str], str]
 
 
 class GeneratorResource(dg.ConfigurableResource[Generator]):
@@ -54,12 +55,16 @@ class GeneratorResource(dg.ConfigurableResource[Generator]):
         run_cpu: Callable[..., Awaitable[Any]],
         new_slot: NewSlot | None = None,
         device: str | None = None,
+        *,
+        picture_url: PictureUrl | None = None,
+        asks: bool = True,
     ) -> Generator:
         """The generator. Where it has an `aclose`, that is to be awaited in the event loop that used it.
 
         run_cpu: calls a top-level function in a worker process. new_slot: makes a place in the store for a
         task's file, for providers that upload by themselves. device: for a local generator, instead of the
-        configured one.
+        configured one. picture_url: gives links to pictures in the store, by content hash. asks: False for
+        a generator that is described and never asked, which needs no API key.
 
         Raises ConfigError for a name that is not known, or where the API key, the weights or the device are
         missing.
@@ -71,13 +76,25 @@ class GeneratorResource(dg.ConfigurableResource[Generator]):
         if self.name == "runware":
             from trellis_pipeline.generation.runware.generator import RunwareGenerator
 
-            return RunwareGenerator(runware_options(self.runware, new_slot))
+            return RunwareGenerator(runware_options(self.runware, new_slot, picture_url, asks=asks))
         if self.name == "local":
             from trellis_pipeline.generation.local.generator import LocalGenerator
             from trellis_pipeline.generation.local.options import local_options
 
             return LocalGenerator(local_options(self.local, device=device), run_cpu)
         raise ConfigError(f"generator {self.name!r} is not known; known are {', '.join(NAMES)}")
+
+    @property
+    def seller(self) -> str:
+        """The name under which its models are signed and its money is booked, before it is opened.
+
+        Raises ConfigError for a `base_url` that is no endpoint.
+        """
+        if self.name != "runware":
+            return self.name
+        from trellis_pipeline.generation.runware.seller import RUNWARE_URL, seller_of
+
+        return seller_of(str(self.runware.get("base_url", RUNWARE_URL)))
 
     def prices(self) -> PriceBook:
         """The price book, with the user's own price of time where models are made here."""
@@ -127,7 +144,7 @@ def _webhooks_url(settings: Settings) -> str | None:
     url = settings.webhooks.public_url
     if url is None or settings.generation.generator != "runware":
         return url
-    provider = urlsplit(settings.runware.base_url).hostname or ""
+    provider = (urlsplit(settings.runware.base_url).hostname or "").rstrip(".")
     if f".{provider}".endswith(".runware.ai") and is_of_this_network(url):
         raise ConfigError(
             f"webhooks.public_url: {urlsplit(url).hostname} cannot be reached by {provider}; "
@@ -136,14 +153,24 @@ def _webhooks_url(settings: Settings) -> str | None:
     return url
 
 
-def runware_options(chosen: Mapping[str, Any], new_slot: NewSlot | None = None) -> RunwareOptions:
+def runware_options(
+    chosen: Mapping[str, Any],
+    new_slot: NewSlot | None = None,
+    picture_url: PictureUrl | None = None,
+    *,
+    asks: bool = True,
+) -> RunwareOptions:
     """What the provider's client is told. chosen: see `RunwareSettings.client_options`.
 
-    Raises ConfigError where RUNWARE_API_KEY is not in the environment, or an option cannot work.
+    picture_url: where there is none, pictures travel in their tasks: they are not from the store then.
+    asks: False needs no API key. Raises ConfigError where RUNWARE_API_KEY is not in the environment, or an
+    option cannot work.
     """
     from trellis_pipeline.config import runware_api_key
-    from trellis_pipeline.generation.runware.options import ApiKey, RunwareOptions
+    from trellis_pipeline.generation.runware.options import ApiKey, NoApiKey, RunwareOptions
 
-    key = ApiKey(runware_api_key().get_secret_value())
-    hosts = tuple(chosen.get("allowed_hosts", (".runware.ai",)))
-    return RunwareOptions(api_key=key, upload_slot=new_slot, **{**chosen, "allowed_hosts": hosts})
+    key = ApiKey(runware_api_key().get_secret_value()) if asks else NoApiKey()
+    options = {**chosen, "allowed_hosts": tuple(chosen.get("allowed_hosts", (".runware.ai",)))}
+    if picture_url is None and chosen.get("image_input") == "url":
+        options["image_input"] = "data_uri"
+    return RunwareOptions(api_key=key, upload_slot=new_slot, picture_url=picture_url, **options)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from trellis_pipeline.storage.store import ArtifactStore, open_store
+from trellis_pipeline.errors import StorageUnavailable
+from trellis_pipeline.storage.store import ArtifactStore, BlobRef, open_store
 
 if TYPE_CHECKING:
     from trellis_pipeline.generation.runware.options import UploadSlot
@@ -59,6 +60,28 @@ class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
             return UploadSlot(client.generate_presigned_url("put_object", place, ExpiresIn=seconds), read)
 
         return slot
+
+    def picture_url(self, seconds: int) -> Callable[[str], str] | None:
+        """Makes links under which anybody may read one picture (a PNG blob), by content hash; None where
+        there is no bucket. seconds: how long each holds, counted from when it is made.
+        """
+        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        if not self.url.startswith("s3://"):
+            return None
+        from botocore.exceptions import BotoCoreError
+
+        client = self.s3_client()
+
+        def link(sha256: str) -> str:
+            key = "/".join(filter(None, (prefix.strip("/"), BlobRef(sha256, 0, ".png").key)))
+            place = {"Bucket": bucket, "Key": key}
+            try:
+                return str(client.generate_presigned_url("get_object", place, ExpiresIn=seconds))
+            except BotoCoreError as error:
+                failure = type(error).__name__  # its text may hold the access key
+            raise StorageUnavailable(f"no link to {key} can be signed ({failure}); check the S3 credentials")
+
+        return link
 
     def s3_client(self) -> Any:
         """A boto3 S3 client; dagster-aws is imported only by those who need it."""

@@ -8,7 +8,9 @@ from decimal import Decimal
 
 import pytest
 from small_catalogs import InstantGenerator, write_catalog
+from typer.testing import CliRunner
 
+from trellis_pipeline.cli import app
 from trellis_pipeline.service.faults import Fault, FaultPlan
 from trellis_pipeline.service.testing import LIST_PRICE, running_service
 
@@ -61,7 +63,7 @@ def assert_no_secret(shop, *outputs):
             assert KEY.encode() not in path.read_bytes(), path
 
 
-def test_models_are_bought_once_with_their_price_and_the_key_is_nowhere(shop):
+def test_models_are_bought_once_with_their_price_and_the_key_is_nowhere(shop, monkeypatch):
     with running_service(InstantGenerator(), folder=shop / "service", api_keys=[KEY]) as service:
         first = buy(shop, service)
         assert first.returncode == 0, first.stderr
@@ -72,10 +74,17 @@ def test_models_are_bought_once_with_their_price_and_the_key_is_nowhere(shop):
         assert {p["status"] for p in json.loads(again.stdout)["products"]} == {"cached"}
         assert [bill.cost for bill in service.billing()] == [LIST_PRICE, LIST_PRICE]
     certificate = json.loads((shop / "out/shop/products/CAN-1/birth_certificate.json").read_text())
-    assert certificate["generator"].startswith("runware/")
+    assert certificate["generator"] == f"runware@127.0.0.1:{service.port}/microsoft:trellis-2@4b/1"
     assert Decimal(certificate["cost_usd"]) == LIST_PRICE
     assert certificate["quality"]["verdict"] in {"pass", "warn", "fail"}
     assert_no_secret(shop, first, again)
+
+    asked = ("plan", "--catalog", "shop/catalog.csv", "--generator", "runware", "--output", "out", "--json")
+    monkeypatch.chdir(shop)
+    monkeypatch.delenv("RUNWARE_API_KEY", raising=False)  # a quote asks nobody
+    for address, counts in ((f"{service.base_url}/", (2, 0)), ("https://api.runware.ai/v1", (0, 2))):
+        quote = json.loads(CliRunner().invoke(app, [*asked, "--base-url", address]).stdout)
+        assert (quote["counts"]["cached"], quote["counts"]["new"]) == counts
 
 
 def test_a_wrong_key_costs_one_call_and_the_run_says_what_to_set(shop):

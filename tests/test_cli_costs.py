@@ -186,13 +186,19 @@ def test_money_paid_in_can_be_told():
 
 def test_the_provider_is_asked_what_is_left(tmp_path):
     asked = ("costs", "reconcile", "--generator", "runware", "--output", "out", "--json")
+    port = 0
     for number, (credit, code) in enumerate([("5.00", 0), ("3.00", 1)]):
-        folder = tmp_path / f"service-{number}"
-        with running_service(InstantGenerator(), folder=folder, credit_usd=Decimal(credit)) as service:
+        account = {"folder": tmp_path / f"service-{number}", "credit_usd": Decimal(credit)}
+        with running_service(InstantGenerator(), port=port, **account) as service:
             done = trellis(*asked, "--base-url", service.base_url)
+        port = service.port  # at another it would be another seller
         assert done.exit_code == code, done.output
-        assert Decimal(json.loads(done.stdout)["balance_now_usd"]) == Decimal(credit)
-    assert json.loads(done.stdout)["unexplained_usd"] == "2"
+        found = json.loads(done.stdout)
+        assert found["generator"] == f"runware@127.0.0.1:{port}"
+        assert Decimal(found["balance_now_usd"]) == Decimal(credit)
+    assert found["unexplained_usd"] == "2"
+    told = trellis(*asked, "--balance", "70")  # Runware's own account was never looked at
+    assert (json.loads(told.stdout)["generator"], json.loads(told.stdout)["verdict"]) == ("runware", "first")
 
 
 def test_a_provider_that_is_not_there_or_refuses_the_key_is_reported_without_the_key(tmp_path):

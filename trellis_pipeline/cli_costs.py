@@ -177,6 +177,7 @@ def reconcile(
         import json
         from datetime import UTC, datetime
 
+        from resources.generator import generator_of
         from trellis_pipeline.costs.reconcile import reconcile as compare_with_account
         from trellis_pipeline.costs.reconcile import summary
         from trellis_pipeline.review.cost_text import reconciliation_document
@@ -184,11 +185,12 @@ def reconcile(
         settings = settings_for_run(config, output, None, generator, base_url)
         fetch = _told(balance) if balance is not None else _asked(settings)
         paid_in = _signed(topped_up, "--topped-up")
+        account = generator_of(settings).seller
         with _ledger(config, output) as ledger:
             found = asyncio.run(
                 compare_with_account(
                     ledger,
-                    settings.generation.generator,
+                    account,
                     fetch,
                     now=datetime.now(UTC),
                     topped_up=paid_in,

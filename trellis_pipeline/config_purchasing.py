@@ -26,7 +26,7 @@ class RunwareSettings(BaseModel):
     model_config = _STRICT
     base_url: str = "https://api.runware.ai/v1"
     delivery: Literal["async", "sync"] = "async"
-    image_input: Literal["data_uri", "upload"] = "data_uri"
+    image_input: Literal["data_uri", "upload", "url"] = "data_uri"
     ttl_seconds: Annotated[int, Field(ge=60)] | None = None
     max_concurrency: Annotated[int, Field(ge=1, le=1000)] = 32
     tasks_per_request: Annotated[int, Field(ge=1, le=100)] = 1

@@ -72,20 +72,22 @@ def bought(tmp_path_factory):
             shop = Shop(folder, service)
             done = shop.invoke("run", *shop.bought_from, "--budget", "1")
             assert done.exit_code == 0, done.output
-    return folder
+    return folder, service.port
 
 
 @pytest.fixture
 def opened(bought, tmp_path, monkeypatch):
     """Opens the shop, with the time that its service takes for a model."""
+    original, port = bought  # at another port it would be another seller
     folder = tmp_path / "copy"
-    shutil.copytree(bought, folder)
+    shutil.copytree(original, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("RUNWARE_API_KEY", KEY)
     with contextlib.ExitStack() as stack:
 
         def begin(seconds=0.0):
-            service = running_service(InstantGenerator(), folder=folder / "service", seconds=seconds)
+            there = {"folder": folder / "service", "port": port}
+            service = running_service(InstantGenerator(), seconds=seconds, **there)
             return Shop(folder, stack.enter_context(service))
 
         yield begin
@@ -161,8 +163,8 @@ def test_what_cannot_be_reproduced_is_refused_with_its_reason(shop):
 
     draft = shop.invoke("reproduce", "A", "--output", "out")
     assert draft.exit_code == 2
-    assert "generator was runware, is draft" in draft.stderr
-    assert "give --generator runware" in draft.stderr
+    assert f"generator was runware@127.0.0.1:{shop.service.port}, is draft" in draft.stderr
+    assert f"give --generator runware --base-url {shop.service.base_url}" in draft.stderr
 
     whole = shop.record().read_text()
     shop.record().write_text(whole.replace('"seed": 42', '"seed": 43'))

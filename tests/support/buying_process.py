@@ -32,7 +32,7 @@ from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.errors import BudgetExceeded, GenerationError, OutOfCredit
 from trellis_pipeline.generation.request import build_request, request_key
-from trellis_pipeline.generation.runware.generator import RunwareGenerator
+from trellis_pipeline.generation.runware.generator import RunwareGenerator, identity_at
 from trellis_pipeline.purchasing import buy as buying
 from trellis_pipeline.purchasing import errand
 from trellis_pipeline.purchasing.generations import Order, Purchase
@@ -136,7 +136,7 @@ class Shop:
 def order_of(shop: Shop, wanted: Wanted, run_id: str = "run") -> Order:
     """The order as `buy` takes it."""
     request = build_request({"seed": wanted.seed, "numberResults": wanted.results})
-    key = request_key(request, crop().sha256, str(RunwareGenerator.identity))
+    key = request_key(request, crop().sha256, str(identity_at(shop.base_url)))
     return Order(Path(shop.folder).name, wanted.sku, run_id, request, crop(), key)
 
 

@@ -228,7 +228,7 @@ class BilledGenerator(InstantGenerator):
 class BilledGeneratorResource(InstantGeneratorResource):
     """Gives the generator the run's own workers."""
 
-    def open(self, run_cpu: Any, new_slot: Any = None, device: Any = None) -> InstantGenerator:
+    def open(self, run_cpu: Any, *_: Any, **__: Any) -> InstantGenerator:
         generator = super().open(run_cpu)
         generator.run_cpu = run_cpu  # type: ignore[attr-defined]
         return generator

@@ -134,5 +134,5 @@ class InstantGeneratorResource(GeneratorResource):
         cls._instances[id(generator)] = generator
         return cls(key=id(generator), **settings)
 
-    def open(self, run_cpu: Any, new_slot: Any = None, device: Any = None) -> InstantGenerator:
+    def open(self, run_cpu: Any, *_: Any, **__: Any) -> InstantGenerator:
         return self._instances[self.key]

@@ -18,6 +18,7 @@ from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.generation.generator import Closable
+from trellis_pipeline.generation.runware.seller import options_for
 from trellis_pipeline.purchasing import questions
 from trellis_pipeline.purchasing.journal import Intent, Journal
 from trellis_pipeline.purchasing.leftovers import Ended, finish_leftovers
@@ -30,14 +31,14 @@ def finish_open_purchases(settings: Settings) -> Sequence[Ended]:
 
     Raises ConfigError where the open purchases are another generator's.
     """
+    resources: dict[str, Any] = dict(build_definitions(settings).resources or {})
     with Ledger.open(settings.ledger_url) as ledger:
         waiting = {intent.generator for intent in Journal(ledger).open_intents()}
-    if waiting and settings.generation.generator not in waiting:
+    if waiting and resources["generator"].seller not in waiting:
         raise ConfigError(
             f"the open purchases are from {', '.join(sorted(waiting))}; "
-            f"name that generator: --generator {sorted(waiting)[0]}"
+            f"name that generator: {options_for(min(waiting))}"
         )
-    resources: dict[str, Any] = dict(build_definitions(settings).resources or {})
     workers = WorkerPool(1)
 
     async def finish(ledger: Ledger) -> Sequence[Ended]:

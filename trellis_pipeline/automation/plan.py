@@ -114,6 +114,7 @@ def plan_catalog(
         resources["generator"],
         resources["catalogs"],
         resources["ledger"],
+        asks=False,
     )
     with opened as tools:
         quote = _quote(items, tools, line, on_event)

@@ -28,6 +28,7 @@ from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import BlobMissing, ConfigError
 from trellis_pipeline.generation.generator import GeneratorIdentity, InputImage
 from trellis_pipeline.generation.request import build_request, request_key
+from trellis_pipeline.generation.runware.seller import options_for
 from trellis_pipeline.purchasing.buy import buy_again
 from trellis_pipeline.purchasing.generations import Order, Purchase, find_generation
 from trellis_pipeline.purchasing.till import estimate_for
@@ -147,7 +148,7 @@ def _check_identity(made: ProductModel, now: GeneratorIdentity) -> None:
     pairs = (("generator", name, now.name), ("model", model, now.model), ("build", build, now.build))
     differing = [f"{part} was {before}, is {after}" for part, before, after in pairs if before != after]
     way_out = (
-        f"give --generator {name}"
+        f"give {options_for(name)}"
         if name != now.name
         else f"only the version of trellis-pipeline that made it ({made.generator}) can repeat it"
     )

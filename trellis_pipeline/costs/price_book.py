@@ -24,7 +24,10 @@ Unit = Literal["generation", "gpu_second"]
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One entry. usd: per `unit`. resolution: None where the price holds for any. source: who says so."""
+    """One entry. usd: per `unit`. resolution: None where the price holds for any. source: who says so.
+
+    generator: its name; the price of `runware` holds for `runware@host:port` too, unless that has its own.
+    """
 
     generator: str
     model: str
@@ -57,13 +60,14 @@ class PriceBook:
         grows with resolution is unknown. The cold-start factor of `estimates` covers it: the provider's
         examples at 1536 cost 0.77 to 1.77 times the price listed for 1024, the factor is 2.5.
 
+        A server with the API of another generator (`runware@host:port`) borrows that one's prices where it
+        has none of its own. What it really charges is learned under its own name.
+
         Raises ConfigError where nothing is listed for this generator and model.
         """
-        known = [
-            price
-            for price in self.prices
-            if price.generator == generator and price.model in {model, "*"} and price.effective_from <= on
-        ]
+        in_force = [p for p in self.prices if p.model in {model, "*"} and p.effective_from <= on]
+        known = [price for price in in_force if price.generator == generator]
+        known = known or [price for price in in_force if price.generator == generator.partition("@")[0]]
         if not known:
             raise ConfigError(
                 f"no price for generator {generator!r}, model {model!r} on {on}: add one to the price book, "

@@ -35,8 +35,9 @@ async def always() -> None:
 class GeneratorIdentity:
     """Who makes the model. A change of any part makes every request a new one.
 
-    name: `draft`, `runware` or `local`. model: what the provider calls its model. build: a version that
-    changes when the same request would give another result.
+    name: `draft`, `runware` or `local`; `runware@host:port` where not Runware itself is asked, but another
+    server with its API. model: what the provider calls its model. build: a version that changes when the
+    same request would give another result.
     """
 
     name: str

@@ -23,7 +23,7 @@ from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.reports import totals
 from trellis_pipeline.errors import OutcomeUnknown, OutOfCredit, ProviderRefusesAccess, ResultLost
 from trellis_pipeline.generation.request import build_request, request_key
-from trellis_pipeline.generation.runware.generator import RunwareGenerator
+from trellis_pipeline.generation.runware.generator import RunwareGenerator, identity_at
 from trellis_pipeline.generation.runware.options import UploadSlot
 from trellis_pipeline.purchasing import buy as buying
 from trellis_pipeline.purchasing import errand, journal
@@ -49,7 +49,7 @@ class Shop:
 
     def order(self, number, results=1):
         request = build_request({"seed": number, "numberResults": results})
-        key = request_key(request, crop().sha256, str(RunwareGenerator.identity))
+        key = request_key(request, crop().sha256, str(identity_at(self.service.base_url)))
         return Order("shop", f"SKU-{number}", "run-1", request, crop(), key)
 
     def buy(self, count=1, results=1, webhooks_url=None, **client):

@@ -39,6 +39,7 @@ from trellis_pipeline.generation.runware.fetching import Fetching
 from trellis_pipeline.generation.runware.options import RunwareOptions, UploadSlot
 from trellis_pipeline.generation.runware.reply import ApiError, Reply
 from trellis_pipeline.generation.runware.results import ResultFile
+from trellis_pipeline.generation.runware.seller import seller_of
 from trellis_pipeline.generation.runware.view import TaskView, merged
 from trellis_pipeline.generation.runware.waiting import Waiting
 from trellis_pipeline.generation.wire import Delivery, task_json
@@ -52,16 +53,21 @@ BUILD = "1"
 _Submit = Callable[[Task], Awaitable[Reply]]
 
 
+def identity_at(base_url: str) -> GeneratorIdentity:
+    """Who makes a model that is bought there. Raises ConfigError for a URL that is no endpoint."""
+    return GeneratorIdentity(seller_of(base_url), TRELLIS_2, BUILD)
+
+
 class RunwareGenerator:
     """Implements `generation.generator.RemoteGenerator`. Used from one event loop; `aclose` it at the end."""
 
-    identity = GeneratorIdentity("runware", TRELLIS_2, BUILD)
     paid = True
     builds_to_size = False
     at_once = None
 
     def __init__(self, options: RunwareOptions) -> None:
         self.options = options
+        self.identity = identity_at(options.base_url)
         self.client = RunwareClient(options)
         self._fetching = Fetching(self.client, options)
         # What a submit was answered beyond an acknowledgement, until it is collected.
@@ -189,7 +195,7 @@ class RunwareGenerator:
         self, task_uuid: str, request: GenerationRequest, image: InputImage, delivery: Delivery,
         submit: _Submit,
     ) -> None:  # fmt: skip
-        """With the picture's name where it is uploaded once, otherwise with the picture."""
+        """With the picture's name where it is uploaded once, with a link to it, or with it."""
         if self.options.image_input == "upload":
             name = await self.client.upload(image.png, image.sha256)
             try:
@@ -198,7 +204,11 @@ class RunwareGenerator:
             except ProviderRejected:
                 # The upload may be gone. Should the request itself be wrong, the next answer says so again.
                 self.client.forget_upload(image.sha256)
-        await self._hand_in(task_uuid, request, data_uri(image.png), delivery, submit)
+        picture = data_uri(image.png)
+        if self.options.image_input == "url" and self.options.picture_url is not None:
+            # A link is a permission that ends: made for this submit, and kept nowhere.
+            picture = await asyncio.to_thread(self.options.picture_url, image.sha256)
+        await self._hand_in(task_uuid, request, picture, delivery, submit)
 
     async def _hand_in(
         self, task_uuid: str, request: GenerationRequest, image: str, delivery: Delivery, submit: _Submit

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, NoReturn
-from urllib.parse import urlsplit
 
 from trellis_pipeline.errors import ConfigError
-from trellis_pipeline.generation.wire_image import is_http_url
-
-RUNWARE_URL = "https://api.runware.ai/v1"
+from trellis_pipeline.generation.runware.seller import NAME, RUNWARE_URL, checked_url, origin_of, seller_of
 
 
 class ApiKey:
@@ -40,6 +37,19 @@ class ApiKey:
         raise TypeError("an API key is not pickled; every process reads its own")
 
 
+class NoApiKey(ApiKey):
+    """For those who ask nobody, and so need none."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("none")
+
+    def reveal(self) -> NoReturn:
+        """Raises ConfigError: nobody is asked with no key."""
+        raise ConfigError("RUNWARE_API_KEY was not read: this generator was opened to be described")
+
+
 @dataclass(frozen=True, slots=True)
 class UploadSlot:
     """A place in the user's own storage for one result, to which the provider uploads it.
@@ -61,7 +71,9 @@ class RunwareOptions:
 
     delivery: `async` polls; `sync` holds one connection a task open, up to sync_seconds, then polls.
     image_input: `data_uri` sends the crop with each task; `upload` sends it once and names it afterwards,
-    which pays when one crop is generated several times.
+    which pays when one crop is generated several times; `url` names its file in your own storage.
+    picture_url: for `url`, gives by content hash an address under which the provider may read the picture
+    for a while; asked anew for each submit, in a thread.
     ttl_seconds: how long result URLs live; None leaves the provider's default. Files are fetched at once.
     upload_slot: makes a place for a task's file (by taskUUID); the provider then uploads to your own storage,
     and its URL is only used where the upload does not come. For tasks with one result.
@@ -87,7 +99,8 @@ class RunwareOptions:
     api_key: ApiKey
     base_url: str = RUNWARE_URL
     delivery: Literal["async", "sync"] = "async"
-    image_input: Literal["data_uri", "upload"] = "data_uri"
+    image_input: Literal["data_uri", "upload", "url"] = "data_uri"
+    picture_url: Callable[[str], str] | None = None
     ttl_seconds: int | None = None
     upload_slot: Callable[[str], UploadSlot] | None = None
 
@@ -118,16 +131,7 @@ class RunwareOptions:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that make no sense, and for a key that would travel in the open."""
-        if not is_http_url(self.base_url):
-            raise ConfigError("runware.base_url must be an absolute URL, for example " + RUNWARE_URL)
-        parts = urlsplit(self.base_url)
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ConfigError("runware.base_url takes no user, password, query or fragment")
-        if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
-            raise ConfigError(
-                "runware.base_url: plain http would show the API key to the network; use https, "
-                "or a server on 127.0.0.1"
-            )
+        object.__setattr__(self, "base_url", checked_url(self.base_url))
         if self.ttl_seconds is not None and self.ttl_seconds < 60:
             raise ConfigError("runware.ttl_seconds must be 60 or more")
         positive = (
@@ -138,22 +142,29 @@ class RunwareOptions:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"runware.{name} must be more than 0, not {getattr(self, name)}")
+        if self.image_input == "url" and self.picture_url is None:
+            raise ConfigError(
+                'runware.image_input = "url" needs a store that gives out links: an s3:// url under [storage]'
+            )
         if self.poll_factor < 1:
             raise ConfigError(f"runware.poll_factor must be 1 or more, not {self.poll_factor}")
 
     @property
     def origin(self) -> tuple[str, str, int]:
         """Scheme, host and port of base_url."""
-        parts = urlsplit(self.base_url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return parts.scheme, str(parts.hostname).lower(), port
+        return origin_of(self.base_url)
+
+    @property
+    def seller(self) -> str:
+        """Who is paid: see `seller.seller_of`."""
+        return seller_of(self.base_url)
 
     @property
     def least_cost(self) -> Decimal:
         """The smallest cost that is believed."""
         free = self.free_results
         if free is None:
-            free = self.base_url != RUNWARE_URL
+            free = self.seller != NAME
         return Decimal(0) if free else LEAST_PRICE
 
 
