@@ -28,6 +28,7 @@ def test_a_webhook_is_called_with_a_flat_body_once_for_each_result(start, receiv
         assert body["status"] == "success"
         assert body["cost"] == 0.0256
         assert client.http.get(body["outputs"]["files"][0]["url"]).content == box_glb()
+        assert client.http.get(body["modelURL"]).content == box_glb()
     assert client.poll(task_uuid)["data"][0]["status"] == "success"
 
 

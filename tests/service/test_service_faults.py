@@ -228,7 +228,14 @@ def test_a_cost_is_odd_and_the_billing_log_is_not(faulty, value, shown):
     assert [entry.cost for entry in client.service.billing()] == [Decimal("0.0256")]
 
 
-def test_the_older_shape_of_a_result(faulty):
+def test_a_result_in_the_shape_of_the_examples_alone(faulty):
+    client = faulty("examples_shape")
+    (item,) = client.result(client.submit())["data"]
+    assert not {"modelUUID", "modelURL"} & set(item)
+    assert client.http.get(item["outputs"]["files"][0]["url"]).content == box_glb()
+
+
+def test_a_result_in_the_shape_of_the_response_table_alone(faulty):
     client = faulty("legacy_shape")
     (item,) = client.result(client.submit())["data"]
     assert "outputs" not in item
@@ -244,7 +251,7 @@ def test_a_result_without_a_url(faulty, value):
     (item,) = client.result(client.submit())["data"]
     text = item["modelDataURI"].partition(",")[2] if value else item["modelBase64Data"]
     assert base64.b64decode(text) == box_glb()
-    assert "outputs" not in item
+    assert not {"outputs", "modelURL"} & set(item)
 
 
 def test_the_first_link_is_dead_and_the_next_is_good(faulty):

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 import json
+import uuid
 from decimal import Decimal
 
 import pytest
@@ -52,12 +53,27 @@ def test_a_task_is_acknowledged_polled_and_downloaded(shared):
         "status": "success",
         "seed": 7,
         "cost": 0.0256,
+        "modelUUID": file["uuid"],
+        "modelURL": file["url"],
     }
     assert set(file) == {"uuid", "url"}
     glb = shared.http.get(file["url"], headers={"Authorization": ""})
     assert glb.content == box_glb()
     assert glb.headers["content-type"] == "model/gltf-binary"
     parse_glb(glb.content)
+
+
+def test_a_client_written_from_the_response_table_finds_every_model(start):
+    client = start()
+    for more in ({"deliveryMethod": "sync"}, {"numberResults": 3}):
+        task = client.task(**more)
+        said = client.post(task).json()
+        items = said["data"] if "deliveryMethod" in more else client.result(task["taskUUID"])["data"]
+        for item in items:
+            assert {"taskType", "taskUUID", "modelUUID"} <= set(item)  # what the table calls required
+            assert uuid.UUID(item["modelUUID"]).version == 4
+            assert client.http.get(item["modelURL"]).content == box_glb()
+        assert len({item["modelUUID"] for item in items}) == more.get("numberResults", 1)
 
 
 def test_errors_are_left_out_where_there_are_none(shared):

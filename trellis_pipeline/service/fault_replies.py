@@ -97,16 +97,17 @@ def _dress(item: Json, engine: FaultEngine) -> None:
             item["cost"] = ODD_COSTS[odd.value]
     file = item["outputs"]["files"][0]
     if engine.strike("dead_link", uuids):
-        file["url"] = re.sub(r"expires=\d+", "expires=1", file["url"])
+        file["url"] = item["modelURL"] = re.sub(r"expires=\d+", "expires=1", file["url"])
+    if engine.lasts("examples_shape", uuids[0]):
+        del item["modelUUID"], item["modelURL"]
+        return
     if engine.lasts("legacy_shape", uuids[0]):
         del item["outputs"]
-        item |= {"modelUUID": file["uuid"], "modelURL": file["url"]}
         return
     inline = engine.lasts("inline_model", uuids[0])
     if inline and engine.read_file is not None:
         text = base64.b64encode(engine.read_file(file["uuid"])).decode("ascii")
-        del item["outputs"]
-        item["modelUUID"] = file["uuid"]
+        del item["outputs"], item["modelURL"]
         if inline.value == "data_uri":
             item["modelDataURI"] = f"data:model/gltf-binary;base64,{text}"
         else:

@@ -41,7 +41,8 @@ NAMES: Mapping[str, str] = {
     "out_of_order": "items in reverse order",
     "foreign_items": "a finished item and an error of tasks that nobody asked for",
     "odd_cost": "`value` is missing, text, negative, nan or tiny (1e-7)",
-    "legacy_shape": "modelURL and modelUUID instead of outputs.files",
+    "examples_shape": "outputs.files alone, as the document's examples show it, and the provider sends it",
+    "legacy_shape": "modelURL and modelUUID alone, as the document's table of the response has it",
     "inline_model": "modelBase64Data instead of a URL; modelDataURI where `value` is data_uri",
     "dead_link": "a link that has expired; the next answer has a good one",
     # The work itself. What fails is not billed.

@@ -131,10 +131,11 @@ def acknowledgement(task_uuid: str) -> Json:
 
 
 def success(task: Task, result: Result, url: str, *, status: bool = True) -> Json:
-    """The item of a finished result.
+    """The item of a finished result, in both of the document's shapes.
 
-    status: False in sync replies, which have none. Several results of one task are told apart by their
-    file's UUID; `resultIndex` helps clients that look for it.
+    Its examples show `outputs.files`, its table of the response has `modelUUID` (required) and `modelURL`: a
+    client may have been written from either. status: False in sync replies, which have none. Several results
+    of one task are told apart by their file's UUID; `resultIndex` helps clients that look for it.
     """
     item: Json = {"taskType": INFERENCE, "taskUUID": task.task_uuid}
     if status:
@@ -144,6 +145,7 @@ def success(task: Task, result: Result, url: str, *, status: bool = True) -> Jso
     item["seed"] = result.seed
     if task.payload.get("includeCost") and result.cost is not None:
         item["cost"] = result.cost
+    item |= {"modelUUID": result.result_uuid, "modelURL": url}
     item["outputs"] = {"files": [{"uuid": result.result_uuid, "url": url}]}
     return item
 
