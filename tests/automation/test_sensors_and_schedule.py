@@ -1,5 +1,6 @@
 """What runs by itself: each change is asked for once, however often the tick comes and whatever dies."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -106,6 +107,29 @@ def test_changed_rows_changed_photos_and_removed_products_are_noticed(shop):
     tick = shop.tick("shop_catalog_sensor", cursor=first.cursor)
     assert products_of(tick.run_requests) == [["A", "B"]]
     assert shop.instance.get_dynamic_partitions("shop_products") == ["A", "B"]
+
+
+def test_a_change_that_is_taken_back_and_made_again_is_run_each_time(shop):
+    cursor, keys = None, []
+    for height in ("0.3", "0.6", "0.3", "0.6"):
+        lines = [
+            line for line in shop.catalog.read_text().splitlines() if line.endswith(("title", ",A,Bottle 0"))
+        ]
+        shop.catalog.write_text("\n".join(lines).replace("0.6", "0.3").replace("0.3", height) + "\n")
+        tick = shop.tick("shop_catalog_sensor", cursor)
+        assert products_of(tick.run_requests) == [["A"]]
+        assert [r.run_key for r in shop.tick("shop_catalog_sensor", cursor).run_requests] == [
+            r.run_key for r in tick.run_requests
+        ]
+        keys += [request.run_key for request in tick.run_requests]
+        cursor = tick.cursor
+    assert len(set(keys)) == 4
+
+
+def test_a_cursor_of_an_earlier_version_is_read(shop):
+    first = json.loads(shop.tick("shop_catalog_sensor").cursor)
+    older = json.dumps({name: first[name] for name in ("sha256", "size", "suffix")})
+    assert "nothing new" in shop.tick("shop_catalog_sensor", older).skip_message
 
 
 def test_an_unreadable_catalog_skips_the_tick_and_says_why(shop):

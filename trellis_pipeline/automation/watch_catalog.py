@@ -2,8 +2,9 @@
 
 Both keep their memory where a crash cannot part it from the runs they asked for. The sensor's cursor names
 the snapshot whose changes were last requested; the schedule finds that snapshot in the tags of the runs it
-launched. A tick that dies half-way is simply made again: the same snapshot gives the same run keys, and
-Dagster starts no run key twice.
+launched. A tick that dies half-way is simply made again: the same cursor and the same snapshot give the same
+run keys, and Dagster starts no run key twice. The cursor also counts the requests, because a change that is
+taken back leads to a snapshot that was asked for before, and still needs its run.
 """
 
 # Dagster inspects annotations at run time, so they are not deferred in this module.
@@ -48,13 +49,15 @@ def build_catalog_sensor(line: LineSettings) -> dg.SensorDefinition:
             loaded = catalogs.load(line.source)
         except CatalogError as error:
             return dg.SkipReason(f"the catalog cannot be read: {error}")
-        diff, blob = _diff(line, loaded, store, catalogs, _decode(context.cursor))
+        since, count = _decode(context.cursor), _requests_made(context.cursor) + 1
+        diff, blob = _diff(line, loaded, store, catalogs, since)
         sync_partitions(context.instance, partitions_of(line.name), [p.sku for p in loaded.products])
         wanted = list(_wanted(diff))
-        requests = run_requests(line.name, wanted, line.products_per_run, f"{line.name}:{blob.sha256}")
+        key = f"{line.name}:{count}:{blob.sha256}"
+        requests = run_requests(line.name, wanted, line.products_per_run, key)
         if not wanted and not diff.removed:
             return dg.SkipReason(f"nothing new in {line.source} ({len(loaded.problems)} bad rows)")
-        return dg.SensorResult(run_requests=list(requests), cursor=_encode(blob))
+        return dg.SensorResult(run_requests=list(requests), cursor=_encode(blob, requests=count))
 
     return catalog_sensor
 
@@ -133,9 +136,17 @@ def _last_night(instance: dg.DagsterInstance, catalog: str) -> BlobRef | None:
     return _decode(runs[0].tags.get(SNAPSHOT_TAG)) if runs else None
 
 
-def _encode(blob: BlobRef) -> str:
-    return json.dumps({"sha256": blob.sha256, "size": blob.size, "suffix": blob.suffix})
+def _encode(blob: BlobRef, **beside: int) -> str:
+    return json.dumps({"sha256": blob.sha256, "size": blob.size, "suffix": blob.suffix, **beside})
 
 
 def _decode(text: str | None) -> BlobRef | None:
-    return BlobRef(**json.loads(text)) if text else None
+    if not text:
+        return None
+    fields = json.loads(text)
+    return BlobRef(fields["sha256"], fields["size"], fields["suffix"])
+
+
+def _requests_made(cursor: str | None) -> int:
+    """How often the sensor has asked for runs; cursors of earlier versions do not say."""
+    return int(json.loads(cursor).get("requests", 0)) if cursor else 0
