@@ -87,6 +87,7 @@ def test_inspect_reads_a_glb_that_is_not_ours(first_run):
         (["run"], "--catalog"),
         (["run", "--catalog", "shop", "stray"], "stray"),
         (["inspect", "absent.glb"], "no such file"),
+        (["inspect", "/"], "is not a regular file"),
         (["costs", "--by", "mood"], "mood"),
         (["fly"], "fly"),
     ],

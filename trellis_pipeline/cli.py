@@ -145,7 +145,7 @@ def inspect(
         from trellis_pipeline.quality.text import record_text
 
         if not file.is_file():
-            raise ConfigError(f"{file}: no such file")
+            raise ConfigError(f"{file}: " + ("is not a regular file" if file.exists() else "no such file"))
         record = inspect_glb(file)
         typer.echo(json.dumps(record.to_json_dict(), indent=1) if as_json else record_text(record))
         return 0

@@ -160,6 +160,8 @@ def test_the_report_shows_every_product_and_the_failure_first(shop):
     page = (shop.output / "report.html").read_text()
     for sku in (*GOOD, "BROKEN"):
         assert sku in page
+    assert "Row 5" in page  # a row without a product is told too
+    assert "Row 6" in page
     table = pd.read_parquet(shop.output / "quality.parquet").set_index("sku")
     assert table.loc["BROKEN", "status"] == "failed"
     assert table.loc["BOTTLE-1", "triangles"] > 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def test_what_spreadsheets_save_is_read(tmp_path, delimiter, line_end, encoding)
     load = load_catalog(write(tmp_path / "catalog.csv", text.encode(encoding)))
     assert rows_of(load) == [(2, "A"), (3, "B")]
     assert load.products[0].title == "Stuhl, grün; neu\t!"
+
+
+@pytest.mark.parametrize("hint", ["sep=;", '"sep=;"', "SEP=;"])
+def test_the_line_that_excel_hides_is_passed_over_and_still_counts_as_a_line(tmp_path, hint):
+    load = load_catalog(write(tmp_path / "catalog.csv", f"{hint}\r\nsku;image\r\nA;a.png\r\n"))
+    assert rows_of(load) == [(3, "A")]
 
 
 def test_line_numbers_are_those_of_an_editor_also_past_quoted_line_breaks(tmp_path):
@@ -252,13 +259,14 @@ def test_parquet_from_a_database_is_understood(tmp_path):
             "image": pa.array(["a.png", "b.png"], pa.large_string()),
             "category": pa.array(["x", "x"]).dictionary_encode(),
             "width_m": pa.array([Decimal("0.45"), None], pa.decimal128(10, 2)),
+            "title": pa.array([date(2026, 5, 1), None], pa.date32()),
         }
     )
     pq.write_table(table, tmp_path / "catalog.parquet")
     load = load_catalog(tmp_path / "catalog.parquet")
-    assert [(item.sku, item.category, item.width_m) for item in load.products] == [
-        ("1042", "x", 0.45),
-        ("7", "x", None),
+    assert [(item.sku, item.category, item.width_m, item.title) for item in load.products] == [
+        ("1042", "x", 0.45, "2026-05-01"),
+        ("7", "x", None, ""),
     ]
 
 
@@ -311,6 +319,13 @@ def test_a_photo_that_would_take_anothers_sku_is_reported_with_both_names(tmp_pa
     assert len(load.products) == 1
     assert load.products[0].image == f"{tmp_path}/A.webp"
     assert [("A.webp" in problem.reason, problem.row) for problem in load.problems] == [(True, 0), (True, 0)]
+
+
+def test_of_two_photos_with_one_name_both_are_named(tmp_path):
+    for name in ("a.jpg", "a.png"):
+        write(tmp_path / name, b"")
+    (problem,) = load_catalog(tmp_path).problems
+    assert f"{tmp_path}/a.jpg has it already ({tmp_path}/a.png)" in problem.reason
 
 
 def test_a_ring_of_links_does_not_hang_the_listing(tmp_path):

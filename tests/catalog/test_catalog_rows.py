@@ -103,6 +103,7 @@ def test_every_setting_of_the_request_can_be_overridden_per_product():
         ({"seed": 10**400}, "more than 64 bits"),
         ({"seed": True}, "seed is a true/false value"),
         ({"seed": "seven"}, "seed is 'seven'"),
+        ({"image": "https://me:s3cret@cdn.example.com/a.png"}, "image has a user or a password in its URL"),
         ({"settings.remesh": "maybe"}, "not true or false"),
         ({"settings.remesh": 2}, "not true or false"),
         ({"settings.texSlat.rescaleT": "NaN"}, "settings.texSlat.rescaleT is 'NaN'"),

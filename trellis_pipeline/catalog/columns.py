@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import date, time
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -84,7 +85,7 @@ def is_blank(value: object) -> bool:
 
 
 def parse_text(value: object) -> str:
-    """A cell of a text column, outer white space removed. Numbers become their digits.
+    """A cell of a text column, outer white space removed. Numbers become their digits, dates ISO 8601.
 
     Text that a spreadsheet would take for a formula (`=1+1`) stays the text it is. Raises ValueError for
     binary data, lists, objects, control characters and text that cannot be written as UTF-8.
@@ -101,6 +102,8 @@ def parse_text(value: object) -> str:
                 if category == "Cs" or (category == "Cc" and character not in "\t\r\n"):
                     raise ValueError(f"contains U+{ord(character):04X}, which is not text")
         return value.strip()
+    if isinstance(value, date | time):
+        return value.isoformat()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"is a {_kind(value)}, not text")
     if isinstance(value, float):

@@ -7,6 +7,7 @@ single cell. Here such a row is reported by itself and reading goes on at the ve
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 
 from trellis_pipeline.catalog.columns import COLUMNS, repeated_columns
@@ -20,6 +21,7 @@ MAX_ROW_LINES = 10_000
 # Without a bound, a file in which every line closes a quote and opens one takes quadratic time.
 MAX_LINES_READ_AGAIN = 1_000_000
 
+_EXCEL_HINT = re.compile(r'"?sep=[,;\t]?"?', re.IGNORECASE)  # strip() takes a tab at the end
 _UNCLOSED = "unexpected end of data"  # the csv module's words for it
 
 
@@ -58,7 +60,8 @@ def open_delimited(lines: Iterable[str], name: str) -> tuple[list[str], Iterator
     """The column names of a CSV file and its rows, read on demand.
 
     lines: physical lines with their line ends (`open(..., newline="")`), without a byte order mark.
-    The delimiter is the one of `,` `;` and tab by which the header names most known columns.
+    The delimiter is the one of `,` `;` and tab by which the header names most known columns; a first line
+    `sep=;`, which Excel writes and hides, is passed over.
     Rows carry the line on which they begin. Rows without any text are skipped. Missing cells at the end of a
     row count as empty; more cells than columns make a problem, because one of them has shifted the others.
 
@@ -66,7 +69,7 @@ def open_delimited(lines: Iterable[str], name: str) -> tuple[list[str], Iterator
     """
     feed = _Lines(lines)
     for first in feed:
-        if first.strip():
+        if first.strip() and not _EXCEL_HINT.fullmatch(first.strip()):
             break
         feed.taken.clear()
     else:

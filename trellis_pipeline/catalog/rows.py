@@ -200,7 +200,8 @@ def _owner_fault(sku: str, row: int, image: str, owners: Owners, counted_in: str
     owner_sku, where = owner
     place = f"{counted_in} {where}" if isinstance(where, int) else printable(where)
     if owner_sku == sku:
-        return f"is a duplicate: {place} has it already"
+        mine = "" if row else f" ({printable(image)})"  # files have no number, and share their SKU
+        return f"is a duplicate: {place} has it already{mine}"
     return f"differs only by case from {owner_sku!r} ({place}), and some disks would mix them up"
 
 
@@ -223,6 +224,8 @@ def _image_fault(image: str) -> str | None:
     scheme = _URL_SCHEME.match(image)
     if scheme and scheme[1].lower() not in _IMAGE_SCHEMES:
         return f"has the scheme {scheme[1]}://, which is none of file://, https:// and s3://"
+    if scheme and "@" in re.split(r"[/?#]", image[scheme.end() :], maxsplit=1)[0]:
+        return "has a user or a password in its URL, which are never sent; use a signed URL"
     return None
 
 

@@ -136,7 +136,7 @@ def _print_problems(console: Console, summary: Any) -> None:
     if summary.ignored_columns:
         console.print(f"[yellow]ignored columns:[/] {escape('; '.join(summary.ignored_columns))}")
     for row in summary.bad_rows:
-        where = f"row {row.row}" + (f" ({row.sku})" if row.sku else "")
+        where = " ".join([*([f"row {row.row}"] if row.row else []), *([f"({row.sku})"] if row.sku else [])])
         console.print(f"[red]bad row[/]  {escape(where)}: {escape(row.reason)}", highlight=False)
     for product in summary.products:
         if product.error:
