@@ -1,17 +1,21 @@
 """Purchases that were begun and that nobody wants any more: no money stays set aside for them."""
 
 import asyncio
+import hashlib
+import io
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from far_provider import FarGenerator, FarProvider
+from PIL import Image
+from small_catalogs import box_glb
 
 from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.reports import totals
 from trellis_pipeline.errors import OutcomeUnknown, ProviderBusy
-from trellis_pipeline.generation.generator import InputImage
+from trellis_pipeline.generation.generator import GeneratedModel, InputImage
 from trellis_pipeline.generation.request import build_request, request_key
 from trellis_pipeline.purchasing import errand
 from trellis_pipeline.purchasing.buy import buy
@@ -33,11 +37,12 @@ def ledger(tmp_path):
         yield ledger
 
 
-def leave_open(provider, store, ledger, monkeypatch, error=OutcomeUnknown):
+def leave_open(provider, store, ledger, monkeypatch, error=OutcomeUnknown, crop=b"png", results=1):
     """A purchase whose outcome nobody knows. Gives its order and the till of somebody who comes later."""
     monkeypatch.setattr(errand, "VISIBLE_AFTER_SECONDS", 0.01)
     generator = FarGenerator(provider)
-    request, image = build_request({"seed": 7}), InputImage(b"png", "a" * 64)
+    image = InputImage(crop, hashlib.sha256(crop).hexdigest())
+    request = build_request({"seed": 7, "numberResults": results})
     key = request_key(request, image.sha256, str(generator.identity))
     order = Order("shop", "A", "run-1", request, image, key)
     budgets = Budgets(total_usd=Decimal(5))
@@ -95,6 +100,37 @@ def test_a_provider_that_does_not_answer_leaves_everything_open(store, ledger, m
     assert len(ledger.open_reservations()) == 1
     assert finish(till).end == "kept"
     assert totals(ledger).settled_usd == provider.billed
+
+
+def collected_as(monkeypatch, *glbs):
+    """The provider made these."""
+
+    async def collect(*_args, **_more):
+        return [GeneratedModel(glb, 7 + n, Decimal("0.03"), 1.5, "0.03") for n, glb in enumerate(glbs)]
+
+    monkeypatch.setattr(FarGenerator, "collect", collect)
+
+
+def test_of_several_results_the_one_is_kept_that_looks_most_like_the_photo(store, ledger, monkeypatch):
+    tall, photo = Image.new("RGBA", (64, 64)), io.BytesIO()
+    tall.paste("orange", (26, 2, 38, 62))
+    tall.save(photo, "PNG")
+    store.put_blob(photo.getvalue(), ".png")
+    provider = FarProvider(faults={"collect": ["too long"]})
+    order, till = leave_open(provider, store, ledger, monkeypatch, crop=photo.getvalue(), results=3)
+    collected_as(monkeypatch, box_glb(), box_glb(height=5.0), box_glb(height=2.0))
+    assert finish(till).end == "kept"
+    found = find_generation(store, order)
+    assert found.seed == 8
+    assert [result.score["silhouette_iou"] > 0.7 for result in found.results] == [False, True, False]
+
+
+def test_of_several_results_of_a_photo_that_is_gone_a_valid_one_is_kept(store, ledger, monkeypatch):
+    provider = FarProvider(faults={"collect": ["too long"]})
+    order, till = leave_open(provider, store, ledger, monkeypatch, results=2)
+    collected_as(monkeypatch, b"not a model", box_glb())
+    assert finish(till).end == "kept"
+    assert find_generation(store, order).seed == 8
 
 
 def test_what_somebody_is_just_buying_is_left_alone(store, ledger, monkeypatch):

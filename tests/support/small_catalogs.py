@@ -82,15 +82,16 @@ def settings_for(tmp: Path, catalog: Path | None = None, **sections: Any) -> Set
 
 
 @cache
-def box_glb() -> bytes:
-    """A textured unit box."""
+def box_glb(height: float = 1.0) -> bytes:
+    """A textured box, 1 wide and 1 deep."""
     from trellis_pipeline.mesh.glb_write import write_glb
     from trellis_pipeline.mesh.types import EncodedImage, Material, TexturedMesh
 
     corners = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (0, 1) for z in (-0.5, 0.5)], np.float32)
     faces = [[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1], [2, 3, 7], [2, 7, 6]]
     faces += [[0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]
-    centred = corners - np.array([0, 0.5, 0], np.float32)
+    corners[:, 1] *= height
+    centred = corners - np.array([0, height / 2, 0], np.float32)
     normals = (centred / np.linalg.norm(centred, axis=1, keepdims=True)).astype(np.float32)
     png = io.BytesIO()
     Image.new("RGB", (8, 8), "orange").save(png, "PNG")

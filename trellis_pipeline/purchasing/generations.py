@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from trellis_pipeline.costs.money import usd_text
-from trellis_pipeline.errors import BlobMissing, ConfigError, LedgerError, StorageError
+from trellis_pipeline.errors import BlobCorrupt, BlobMissing, ConfigError, LedgerError, StorageError
 from trellis_pipeline.generation.generator import GeneratedModel, InputImage
 from trellis_pipeline.generation.request import GenerationRequest, build_request
 from trellis_pipeline.purchasing.bill import Bill
@@ -88,6 +88,7 @@ def asked_for(order: Order, generator: str) -> str:
     asked = {
         "request": order.request.wire(),
         "image_sha256": order.image.sha256,
+        "image_bytes": len(order.image.png),
         "generator": generator,
         "attempt": order.attempt,
     }
@@ -104,6 +105,15 @@ def order_of(intent: Intent) -> Order:
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise LedgerError(f"the journal's entry {intent.task_uuid} cannot be read ({error})") from None
     return Order(intent.catalog, intent.sku, intent.run_id, request, image, intent.request_key, attempt)
+
+
+def crop_of(store: ArtifactStore, intent: Intent) -> bytes | None:
+    """The picture that an intent was for, None where the store does not have it (any more)."""
+    asked = json.loads(intent.asked)
+    try:
+        return store.get_blob(BlobRef(asked["image_sha256"], asked.get("image_bytes", 0), ".png"))
+    except (BlobMissing, BlobCorrupt):
+        return None
 
 
 def find_generation(store: ArtifactStore, order: Order, number: int | None = None) -> Purchase | None:

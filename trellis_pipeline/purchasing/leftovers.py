@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from trellis_pipeline.errors import ProviderRejected, ResultLost, TaskFailed, TrellisError
-from trellis_pipeline.generation.generator import RemoteGenerator
-from trellis_pipeline.purchasing.generations import Choice, Order, find_generation, order_of
+from trellis_pipeline.generation.generator import GeneratedModel, RemoteGenerator
+from trellis_pipeline.purchasing.generations import Choice, Order, crop_of, find_generation, order_of
 from trellis_pipeline.purchasing.journal import Intent
 from trellis_pipeline.purchasing.till import Till, is_remote, keep_and_settle, release, settle, settle_lost
 
@@ -96,5 +96,20 @@ async def _collected(
         await asyncio.to_thread(settle_lost, till, intent)
         return Ended(intent, "lost", str(error))
 
-    await asyncio.to_thread(keep_and_settle, till, order, intent, made, Choice(), beside_the_first=beside)
+    choice = await asyncio.to_thread(_best, till, intent, made)
+    await asyncio.to_thread(keep_and_settle, till, order, intent, made, choice, beside_the_first=beside)
     return Ended(intent, "kept")
+
+
+def _best(till: Till, intent: Intent, made: Sequence[GeneratedModel]) -> Choice:
+    """The choice that the line would have made, for it finds these and chooses no more.
+
+    Where the crop is gone, it is made by what the files themselves tell.
+    """
+    from trellis_pipeline.quality.best import best, score
+
+    if len(made) == 1:
+        return Choice()
+    crop = crop_of(till.store, intent)
+    scores = [score(model.glb, crop) for model in made]
+    return Choice(best(scores), tuple(scores))

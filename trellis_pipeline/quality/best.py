@@ -10,18 +10,20 @@ from collections.abc import Mapping, Sequence
 
 from trellis_pipeline.errors import ModelFileError
 from trellis_pipeline.quality.assess import assess
+from trellis_pipeline.quality.inspect import inspect_glb
 
 Score = dict[str, float]
 
 
-def score(glb: bytes, crop_png: bytes) -> Score:
-    """What one model is compared by. Runs in a worker process. crop_png: the RGBA crop it was made from.
+def score(glb: bytes, crop_png: bytes | None) -> Score:
+    """What one model is compared by. Runs in a worker process.
 
+    crop_png: the RGBA crop it was made from; None where it is gone, and the outline cannot be compared.
     valid: 1 if the file keeps the rules of glTF. silhouette_iou: 0..1. open_edges: boundary and non-manifold
     edges. A file that cannot be read has `valid` -1.
     """
     try:
-        record = assess(glb, crop_png)
+        record = inspect_glb(glb) if crop_png is None else assess(glb, crop_png)
     except ModelFileError:
         return {"valid": -1.0, "silhouette_iou": 0.0, "open_edges": 0.0}
     return {
