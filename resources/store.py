@@ -33,31 +33,25 @@ class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
         """Makes places in the bucket that a provider may upload one file to; None where there is no bucket.
 
         seconds: how long each permission lasts. The files stand under `incoming/` and may be expired by a
-        lifecycle rule after a day: what is worth keeping has been copied by then.
+        lifecycle rule after a day: what is worth keeping has been copied by then, inside the bucket.
         """
-        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
         if not self.url.startswith("s3://"):
             return None
-        client = self.s3_client()
+        from trellis_pipeline.generation.runware.options import UploadSlot
+        from trellis_pipeline.mesh.glb_container import parse_head
+        from trellis_pipeline.storage.s3 import S3Store
+        from trellis_pipeline.storage.s3_incoming import Incoming
+
+        store = self.open()
+        assert isinstance(store, S3Store)
 
         def slot(task_uuid: str) -> UploadSlot:
-            from botocore.exceptions import ClientError
+            place = Incoming(store, f"incoming/{task_uuid}.glb")
 
-            from trellis_pipeline.generation.runware.options import UploadSlot
+            def take(most_bytes: int) -> BlobRef | None:
+                return place.adopt(".glb", most_bytes, parse_head)
 
-            place = {
-                "Bucket": bucket,
-                "Key": "/".join(filter(None, (prefix.strip("/"), "incoming", f"{task_uuid}.glb"))),
-            }
-
-            def read() -> bytes | None:
-                try:
-                    body: bytes = client.get_object(**place)["Body"].read()
-                except ClientError:
-                    return None
-                return body
-
-            return UploadSlot(client.generate_presigned_url("put_object", place, ExpiresIn=seconds), read)
+            return UploadSlot(place.put_url(seconds), take)
 
         return slot
 

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from trellis_pipeline.errors import Spent
 from trellis_pipeline.generation.request import GenerationRequest
+from trellis_pipeline.storage.store import BlobRef
 
 Progress = Callable[[float], None]
 """Called with the share done, 0 to 1. May be called from any thread, any number of times."""
@@ -64,6 +65,7 @@ class InputImage:
 class GeneratedModel:
     """What came back: the GLB, the seed that was really used, and what the generator says it cost.
 
+    stored: names the GLB where the provider brought it to the caller's store by itself; glb is then empty.
     cost_usd: None where the provider named no price, or none that can be believed. raw_cost_text keeps its
     number to the letter, for the ledger. seconds: generation time as the generator measured it. result_id:
     the provider's name for this file, "" where it has none. provenance: JSON-able facts for the birth
@@ -81,6 +83,7 @@ class GeneratedModel:
     result_id: str = ""
     provenance: Mapping[str, object] = field(default_factory=dict)
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    stored: BlobRef | None = None
 
 
 class Interrupted(asyncio.CancelledError):

@@ -150,7 +150,7 @@ def keep(
     generator: its identity as text. made: at least one model. number: of the purchase, where its certificate
     is to stand beside the first one instead of being it.
     """
-    blobs = [store.put_blob(model.glb, ".glb") for model in made]
+    blobs = [model.stored or store.put_blob(model.glb, ".glb") for model in made]
     chosen = made[choice.index]
     scores = choice.scores or ({},) * len(made)
     purchase = Purchase(

@@ -9,22 +9,23 @@ import itertools
 import socket
 import threading
 import time
+import uuid
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from buying_scenarios import secrets_in
-from runware_parts import SENTINEL, SeedGenerator, crop, options
+from runware_parts import SENTINEL, SeedGenerator, crop, options, small_glb
+from s3_server import s3_server
 
+from resources.store import ArtifactStoreResource
 from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.reports import totals
 from trellis_pipeline.errors import OutcomeUnknown, OutOfCredit, ProviderRefusesAccess, ResultLost
 from trellis_pipeline.generation.request import build_request, request_key
 from trellis_pipeline.generation.runware.generator import RunwareGenerator, identity_at
-from trellis_pipeline.generation.runware.options import UploadSlot
 from trellis_pipeline.purchasing import buy as buying
 from trellis_pipeline.purchasing import errand, journal
 from trellis_pipeline.purchasing.generations import Order, find_generation
@@ -33,7 +34,7 @@ from trellis_pipeline.purchasing.till import Till
 from trellis_pipeline.purchasing.webhook_app import build_webhook_app, webhook_server
 from trellis_pipeline.service.faults import Fault, FaultPlan
 from trellis_pipeline.service.testing import LIST_PRICE, running_service
-from trellis_pipeline.storage.store import open_store
+from trellis_pipeline.storage.store import BlobRef, open_store
 
 RESERVED = Decimal("0.064")
 
@@ -311,38 +312,39 @@ def test_whatever_a_webhook_does_the_model_is_fetched_and_paid_once(open_shop, f
     shop.assert_paid_once(count=3)
 
 
+@pytest.fixture(scope="module")
+def s3_endpoint():
+    with s3_server() as address:
+        yield address
+
+
 @pytest.fixture
-def bucket():
-    """A place that takes uploads, under a URL with a signature."""
-    objects = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self):
-            objects[self.path.partition("?")[0]] = self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-
-    def slot(task_uuid):
-        url = f"http://127.0.0.1:{server.server_port}/{task_uuid}?X-Amz-Signature={SENTINEL}"
-        return UploadSlot(url, lambda: objects.get(f"/{task_uuid}"))
-
-    yield slot
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def bucket(monkeypatch, s3_endpoint):
+    """The store of a shop that keeps its models in a bucket, as runs open it."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SENTINEL)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    name = f"models-{uuid.uuid4().hex}"
+    bucket = ArtifactStoreResource(url=f"s3://{name}/spring", s3_endpoint=s3_endpoint, s3_region="us-east-1")
+    bucket.s3_client().create_bucket(Bucket=name)
+    return bucket
 
 
 @pytest.mark.parametrize("fault", [Fault("upload_late", seconds=1.0), Fault("upload_never", times=0)])
-def test_an_upload_that_lags_is_waited_for_and_one_that_never_comes_is_downloaded(open_shop, bucket, fault):
+def test_an_upload_that_lags_is_waited_for_and_one_that_never_comes_is_downloaded(
+    open_shop, bucket, fault, caplog
+):
     shop = open_shop(fault)
-    shop.buy(count=2, upload_slot=bucket, upload_wait_seconds=3.0)
+    shop.store = bucket.open()
+    shop.buy(count=2, upload_slot=bucket.new_slot(600), upload_wait_seconds=3.0)
     assert shop.service.struck[fault.name] >= 1
+    assert ("by its link" in caplog.text) == (fault.name == "upload_never")
     shop.assert_paid_once(count=2)
+
+
+def test_a_bucket_that_cannot_be_read_costs_no_model_and_leaves_no_money_set_aside(open_shop, bucket):
+    shop = open_shop()
+    nobody = bucket.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})
+    (purchase,) = shop.buy(upload_slot=nobody.new_slot(600), upload_wait_seconds=30.0)
+    assert purchase.glb == BlobRef.of(small_glb("seed 0"), ".glb")
+    shop.assert_paid_once()

@@ -9,8 +9,15 @@ import pytest
 from runware_parts import FILE, SENTINEL, UUID, collected, error, finished, processing, small_glb
 from scripted_server import RESET, http, scripted_server
 
-from trellis_pipeline.errors import OutcomeUnknown, ResultLost, TrellisError
+from trellis_pipeline.errors import (
+    ModelFileError,
+    OutcomeUnknown,
+    ResultLost,
+    StorageUnavailable,
+    TrellisError,
+)
 from trellis_pipeline.generation.runware.options import UploadSlot
+from trellis_pipeline.storage.store import BlobRef
 
 GLB = small_glb()
 SECRET = "signature=5ecret"
@@ -272,8 +279,8 @@ def test_a_damaged_model_inside_the_answer_is_lost(text):
     assert isinstance(outcome_of(http(GLB), answer=lambda _: item)[0], ResultLost)
 
 
-def uploading(read, **more):
-    """Buy with an upload slot whose object is what `read` gives; the models, and the server."""
+def uploading(take, **more):
+    """Buy with an upload slot from which `take` takes what was uploaded; the models, and the server."""
     from runware_parts import bought
 
     def handle(asked):
@@ -284,28 +291,69 @@ def uploading(read, **more):
             {"data": [ack if asked.task_type == "3dInference" else finished(f"{server.origin}/m.glb")]}
         )
 
-    slot = UploadSlot(f"https://bucket.example.test/m.glb?{SECRET}", read)
+    slot = UploadSlot(f"https://bucket.example.test/m.glb?{SECRET}", take)
     with scripted_server(handle) as server:
         return bought(server.base_url, upload_slot=lambda _: slot, **more), server
 
 
 def test_an_uploaded_file_is_taken_from_ones_own_storage_also_when_it_lags():
-    looks = []
+    most, blob = [], BlobRef.of(GLB, ".glb")
 
-    def read():
-        looks.append(1)
-        return {1: None, 2: GLB[:-4]}.get(len(looks), GLB)
+    def take(most_bytes):
+        most.append(most_bytes)
+        if len(most) == 2:
+            raise ModelFileError("it breaks off")
+        return blob if len(most) > 2 else None
 
-    (model,), server = uploading(read, upload_wait_seconds=10)
-    assert model.glb == GLB
+    (model,), server = uploading(take, upload_wait_seconds=10, max_model_bytes=12345)
+    assert (model.stored, model.glb) == (blob, b"")
+    assert model.provenance["glb_sha256"] == blob.sha256
+    assert set(most) == {12345}
     assert server.requests[0].tasks[0]["uploadEndpoint"].startswith("https://bucket.example.test/")
     assert not [asked for asked in server.requests if asked.method == "GET"]
 
 
 def test_an_upload_that_never_comes_is_replaced_by_the_link():
-    (model,), server = uploading(lambda: None, upload_wait_seconds=0.3)
+    (model,), server = uploading(lambda _: None, upload_wait_seconds=0.3)
     assert model.glb == GLB
     assert [asked for asked in server.requests if asked.method == "GET"]
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        ConnectionError(f"https://bucket.example.test/m.glb?{SECRET}"),
+        StorageUnavailable("s3://models (get_object): no answer"),
+        RuntimeError(SECRET),
+    ],
+)
+def test_whatever_breaks_in_ones_own_storage_the_model_is_fetched_by_its_link(problem, caplog):
+    def take(_most_bytes):
+        raise problem
+
+    (model,), server = uploading(take, upload_wait_seconds=30)
+    assert (model.glb, model.stored) == (GLB, None)
+    assert [asked for asked in server.requests if asked.method == "GET"]
+    assert "fetching it by its link" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_where_no_place_for_an_upload_can_be_made_the_model_is_bought_without():
+    from runware_parts import bought
+
+    def no_slot(_task_uuid):
+        raise ConnectionError(SECRET)
+
+    def handle(asked):
+        ack = {"taskType": "3dInference", "taskUUID": UUID}
+        first = asked.task_type == "3dInference"
+        done = http(GLB) if asked.method == "GET" else None
+        return done or http({"data": [ack if first else finished(f"{server.origin}/m.glb")]})
+
+    with scripted_server(handle) as server:
+        (model,) = bought(server.base_url, upload_slot=no_slot)
+    assert model.glb == GLB
+    assert "uploadEndpoint" not in server.requests[0].tasks[0]
 
 
 def test_several_results_get_no_upload_endpoint():
@@ -313,7 +361,7 @@ def test_several_results_get_no_upload_endpoint():
 
     from trellis_pipeline.generation.request import GenerationRequest
 
-    slot = UploadSlot("https://bucket.example.test/m.glb", lambda: None)
+    slot = UploadSlot("https://bucket.example.test/m.glb", lambda _: None)
     with scripted_server(lambda _: http({"data": [{"taskType": "3dInference", "taskUUID": UUID}]})) as server:
 
         async def use(generator):

@@ -1,8 +1,9 @@
 """From a finished result to its bytes, by whichever way is left: upload, inline data, link, newer link.
 
-What was paid for is not given up easily. A link that has expired is asked for again, then looked for in the
-archive; only when the provider has no other is the result lost. Everything else that goes wrong (the network,
-a host that the options do not allow) leaves the outcome open, because the file is still there.
+What was paid for is not given up easily. Whatever goes wrong with an upload, there is the link. A link that
+has expired is asked for again, then looked for in the archive; only when the provider has no other is the
+result lost. Everything else that goes wrong (the network, a host that the options do not allow) leaves the
+outcome open, because the file is still there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from trellis_pipeline.errors import OutcomeUnknown, ProviderRejected, ResultLost
+from trellis_pipeline.errors import (
+    ModelFileError,
+    OutcomeUnknown,
+    ProviderRejected,
+    ResultLost,
+    TrellisError,
+)
 from trellis_pipeline.generation.runware.client import RunwareClient
 from trellis_pipeline.generation.runware.download import (
     Downloads,
@@ -23,6 +30,7 @@ from trellis_pipeline.generation.runware.options import RunwareOptions, UploadSl
 from trellis_pipeline.generation.runware.reply import Reply
 from trellis_pipeline.generation.runware.results import ResultFile, files_of
 from trellis_pipeline.generation.runware.transport import AnswerLost, NotSent
+from trellis_pipeline.storage.store import BlobRef
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +53,12 @@ class Fetching:
         """Close all connections."""
         await self._downloads.aclose()
 
-    async def fetch(self, task_uuid: str, file: ResultFile, slot: UploadSlot | None = None) -> bytes:
-        """The checked GLB of one result. slot: where the provider was asked to upload it.
+    async def fetch(
+        self, task_uuid: str, file: ResultFile, slot: UploadSlot | None = None
+    ) -> bytes | BlobRef:
+        """The checked GLB of one result, or its name where it is in the store already.
+
+        slot: where the provider was asked to upload it.
 
         Raises ResultLost where the provider has no usable file any more, OutcomeUnknown where it cannot be
         fetched now, and the errors about the account.
@@ -110,20 +122,26 @@ class Fetching:
         found = [one for item in reply.items for one in files_of(item, self._options.least_cost)]
         return next((one.url for one in found if one.uuid == file.uuid and one.url), None)
 
-    async def _uploaded(self, task_uuid: str, slot: UploadSlot) -> bytes | None:
-        """The file in the user's own storage; None where it does not come or is not the GLB it should be."""
+    async def _uploaded(self, task_uuid: str, slot: UploadSlot) -> BlobRef | None:
+        """The file in the user's own storage; None where it does not come, or cannot be taken from there."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._options.upload_wait_seconds
         pause = 0.25
         while True:
-            glb = await asyncio.to_thread(slot.read)
-            if glb is not None:
-                try:
-                    check_glb(glb)
-                except TransferFailed as error:  # it may still be arriving
-                    log.info("task %s: the upload is no GLB yet: %s", task_uuid, error)
-                else:
-                    return glb
+            try:
+                async with asyncio.timeout(self._options.download_seconds):
+                    blob = await asyncio.to_thread(slot.take, self._options.max_model_bytes)
+                if blob is not None:
+                    return blob
+            except ModelFileError as error:  # it may still be arriving
+                log.info("task %s: the upload is no GLB yet: %s", task_uuid, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the file was paid for and has a link
+                # Only our own errors are known to repeat no address.
+                why = error if isinstance(error, TrellisError) else type(error).__name__
+                log.warning(
+                    "task %s: its upload cannot be taken (%s); fetching it by its link", task_uuid, why
+                )
+                return None
             left = deadline - clock()
             if left <= 0:
                 log.warning("task %s: no upload came; fetching the file by its link", task_uuid)

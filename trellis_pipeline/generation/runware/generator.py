@@ -44,6 +44,7 @@ from trellis_pipeline.generation.runware.view import TaskView, merged
 from trellis_pipeline.generation.runware.waiting import Waiting
 from trellis_pipeline.generation.wire import Delivery, task_json
 from trellis_pipeline.generation.wire_image import data_uri
+from trellis_pipeline.storage.store import BlobRef
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ class RunwareGenerator:
         models = [
             self._model(view, request, file, glb, seconds, gone)
             for file, glb in zip(view.ordered, fetched, strict=True)
-            if isinstance(glb, bytes)
+            if isinstance(glb, bytes | BlobRef)
         ]
         lost = [outcome for outcome in fetched if isinstance(outcome, ResultLost)]
         if not models:
@@ -220,7 +221,13 @@ class RunwareGenerator:
     def _upload_endpoint(self, task_uuid: str, request: GenerationRequest) -> str | None:
         if self.options.upload_slot is None or request.numberResults > 1:
             return None
-        slot = self._slots.get(task_uuid) or self.options.upload_slot(task_uuid)
+        try:
+            slot = self._slots.get(task_uuid) or self.options.upload_slot(task_uuid)
+        except Exception as error:  # noqa: BLE001 - a place in the user's storage is a wish, no condition
+            log.warning(
+                "task %s: no place for an upload (%s); it has a link", task_uuid, type(error).__name__
+            )
+            return None
         self._slots[task_uuid] = slot
         return slot.put_url
 
@@ -243,14 +250,14 @@ class RunwareGenerator:
         view: TaskView,
         request: GenerationRequest,
         file: ResultFile,
-        glb: bytes,
+        glb: bytes | BlobRef,
         seconds: float,
         gone: list[dict[str, str]],
     ) -> GeneratedModel:
         provenance: dict[str, object] = {
             "task_uuid": view.task_uuid,
             "result_uuid": file.uuid,
-            "glb_sha256": hashlib.sha256(glb).hexdigest(),
+            "glb_sha256": glb.sha256 if isinstance(glb, BlobRef) else hashlib.sha256(glb).hexdigest(),
             "seed_stated": file.seed is not None,
             "results_wanted": view.wanted,
             "results_made": len(view.files),
@@ -263,7 +270,8 @@ class RunwareGenerator:
         if view.surplus:
             provenance["results_surplus"] = [one.billed for one in view.surplus]
         return GeneratedModel(
-            glb=glb,
+            glb=b"" if isinstance(glb, BlobRef) else glb,
+            stored=glb if isinstance(glb, BlobRef) else None,
             seed=request.seed if file.seed is None else file.seed,
             cost_usd=file.cost_usd,
             seconds=seconds,

@@ -9,6 +9,7 @@ from typing import Literal, NoReturn
 
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.generation.runware.seller import NAME, RUNWARE_URL, checked_url, origin_of, seller_of
+from trellis_pipeline.storage.store import BlobRef
 
 
 class ApiKey:
@@ -54,11 +55,14 @@ class NoApiKey(ApiKey):
 class UploadSlot:
     """A place in the user's own storage for one result, to which the provider uploads it.
 
-    put_url: presigned for one PUT. read: the object's bytes, None while it is not there; runs in a thread.
+    put_url: presigned for one PUT. take: given the most bytes that a file may have, makes what was uploaded a
+    blob of the store that models are kept in, whole and looked at; None while there is nothing new. It raises
+    ModelFileError for what is no GLB, which may be followed by one that is; anything else ends the waiting
+    for it. Runs in a thread.
     """
 
     put_url: str
-    read: Callable[[], bytes | None]
+    take: Callable[[int], BlobRef | None]
 
     def __repr__(self) -> str:
         """Without the URL, which is a permission."""
