@@ -34,7 +34,10 @@ from trellis_pipeline.errors import (
 )
 from trellis_pipeline.generation.generator import Generator, RemoteGenerator
 from trellis_pipeline.generation.request import GenerationRequest
-from trellis_pipeline.generation.runware.generator import RunwareGenerator
+from trellis_pipeline.generation.runware import waiting
+from trellis_pipeline.generation.runware.generator import RunwareGenerator, identity_at
+from trellis_pipeline.generation.runware.options import ApiKey
+from trellis_pipeline.generation.runware.seller import RUNWARE_URL
 from trellis_pipeline.generation.task_uuid import task_uuid
 from trellis_pipeline.purchasing.bill import bill_for
 from trellis_pipeline.service.faults import Fault, FaultPlan
@@ -84,7 +87,7 @@ def test_the_runware_generator_is_a_remote_generator():
         return generator
 
     assert takes(RunwareGenerator.__new__(RunwareGenerator)).paid
-    assert str(RunwareGenerator.identity) == "runware/microsoft:trellis-2@4b/1"
+    assert str(identity_at(RUNWARE_URL)) == "runware/microsoft:trellis-2@4b/1"
 
 
 # -- against the service ---------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ def test_a_task_that_nobody_shows_yet_is_handed_in_again_under_the_same_uuid():
     [
         "rate_limited", "server_error", "html_error", "html_200", "reset", "truncated_json", "gzip_bomb",
         "hidden", "stuck", "duplicate_items", "out_of_order", "foreign_items", "legacy_shape", "inline_model",
-        "dead_link", "truncated_file", "file_reset", "glb_bomb",
+        "examples_shape", "dead_link", "truncated_file", "file_reset", "glb_bomb",
     ],
 )  # fmt: skip
 def test_a_bad_day_of_the_provider_costs_time_and_no_second_model(service, name):
@@ -225,6 +228,49 @@ def test_a_bad_day_of_the_provider_costs_time_and_no_second_model(service, name)
     assert [model.glb for model in models] == [small_glb("seed 42")]
     assert provider.struck[name] >= 1
     assert len(provider.billing()) == 1
+
+
+def test_two_customers_of_one_server_buy_the_same_request_each_with_their_own_key(tmp_path):
+    with running_service(SeedGenerator(), folder=tmp_path, api_keys=[SENTINEL, "another-key"]) as provider:
+        for key in (SENTINEL, "another-key"):
+            (model,) = bought(provider.base_url, api_key=ApiKey(key))
+            assert model.cost_usd == LIST_PRICE
+        assert [billed.task_uuid for billed in provider.billing()] == [UUID, UUID]
+        assert len({billed.account for billed in provider.billing()}) == 2
+
+
+def test_a_uuid_that_is_in_use_and_shown_to_nobody_is_said_to_be_another_keys(monkeypatch):
+    monkeypatch.setattr(waiting, "IN_USE_SECONDS", 0.2)
+
+    def handle(asked, _link):
+        if asked.task_type == "3dInference":
+            return http({"data": [], "errors": [error("conflictTaskUUID")]}, status=400)
+        if asked.task_type == "getTaskDetails":
+            return http({"data": [], "errors": [error("taskNotFound")]}, status=404)
+        return http({"data": []})
+
+    outcome, _ = scripted(handle, bought)
+    assert isinstance(outcome, OutcomeUnknown)
+    assert "another key may have bought the same request" in str(outcome)
+    assert "costs open --finish" in str(outcome)
+
+
+def test_a_uuid_that_is_in_use_by_a_task_of_our_own_is_waited_for_however_late_it_shows(monkeypatch):
+    monkeypatch.setattr(waiting, "IN_USE_SECONDS", 0.1)
+    polls = []
+
+    def handle(asked, link):
+        conflict = error("conflictTaskUUID")
+        if asked.task_type == "3dInference":
+            return http({"data": [], "errors": [conflict]}, status=400)
+        if asked.task_type == "getTaskDetails":  # the last answer was the refusal of the second submit
+            archived = {"taskType": "getTaskDetails", "taskUUID": UUID, "response": {"errors": [conflict]}}
+            return http({"data": [archived]})
+        polls.append(asked)
+        return http({"data": [finished(link)] if len(polls) > 12 else []})
+
+    (model,), _ = scripted(handle, bought)
+    assert model.glb == small_glb()
 
 
 @pytest.mark.parametrize("value", ["missing", "text", "negative", "nan", "tiny"])
@@ -280,7 +326,6 @@ def test_no_credit_in_the_middle_of_a_backfill_stops_buying_and_keeps_what_is_bo
 
 
 def test_a_wrong_key_is_one_call_to_the_real_service_too(service):
-    from trellis_pipeline.generation.runware.options import ApiKey
 
     provider = service()
 

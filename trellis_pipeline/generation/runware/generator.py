@@ -74,6 +74,8 @@ class RunwareGenerator:
         # What a submit was answered beyond an acknowledgement, until it is collected.
         self._answers: dict[str, Reply] = {}
         self._began: dict[str, float] = {}
+        # Tasks that were not taken because their UUID is in use: mostly ours, of an earlier submit.
+        self._in_use: set[str] = set()
         self._waiting = Waiting(self.client, options)
         self._slots: dict[str, UploadSlot] = {}
 
@@ -160,8 +162,9 @@ class RunwareGenerator:
         """
         began, came = self._began.get(task_uuid), time.monotonic()
         view = await self._waiting.until_done(
-            task_uuid, request, progress, hurry, began=began, answer=self._answers.get(task_uuid)
-        )
+            task_uuid, request, progress, hurry, began=began, answer=self._answers.get(task_uuid),
+            in_use=task_uuid in self._in_use,
+        )  # fmt: skip
         seconds = time.monotonic() - (came if began is None else began)
         if not view.files:
             self._forget(task_uuid)
@@ -217,6 +220,8 @@ class RunwareGenerator:
         answer = await submit(task_json(request, task_uuid, image, delivery))
         if merged(TaskView(task_uuid), answer, self.options.least_cost).done:
             self._answers[task_uuid] = answer
+        if not answer.items and any(kind_of(error) is Kind.CONFLICT for error in answer.errors):
+            self._in_use.add(task_uuid)
 
     def _upload_endpoint(self, task_uuid: str, request: GenerationRequest) -> str | None:
         if self.options.upload_slot is None or request.numberResults > 1:
@@ -283,3 +288,4 @@ class RunwareGenerator:
     def _forget(self, task_uuid: str) -> None:
         for known in (self._answers, self._began, self._slots):
             known.pop(task_uuid, None)
+        self._in_use.discard(task_uuid)

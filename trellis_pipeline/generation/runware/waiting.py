@@ -28,6 +28,9 @@ LOOK_SECONDS = 1.0
 UNSEEN_POLLS = 5
 """After so many polls that do not know the task, the archive is asked; the task may have ended long ago."""
 
+IN_USE_SECONDS = 60.0
+"""So long a task that was refused as one already there may stay unseen. Ours is seen within seconds."""
+
 
 class Waiting:
     """Asks about tasks. Learns from each how long the next will take."""
@@ -64,16 +67,20 @@ class Waiting:
         *,
         began: float | None = None,
         answer: Reply | None = None,
+        in_use: bool = False,
     ) -> TaskView:
         """Poll until the task is done.
 
         began: `time.monotonic()` when it was handed in, None where another process did that. answer: what
-        its submit was answered, where that says anything. hurry, progress: see `RunwareGenerator.collect`.
-        Raises OutcomeUnknown at the deadline, and the errors about the account.
+        its submit was answered, where that says anything. in_use: it was answered that the UUID is in use.
+        hurry, progress: see `RunwareGenerator.collect`.
+        Raises OutcomeUnknown at the deadline, or sooner where the UUID in use seems to be somebody else's,
+        and the errors about the account.
         """
         options, wanted = self._options, request.numberResults
         clock = asyncio.get_running_loop().time
         deadline = clock() + options.task_seconds
+        foreign_after = clock() + min(IN_USE_SECONDS, options.task_seconds)
         fresh, unfinished_after = began is not None, None
         pauses = poll_pauses(
             options.poll_first_seconds,
@@ -109,6 +116,10 @@ class Waiting:
             unfinished_after = age
             if view.progress is not None:
                 progress(min(view.progress, 0.99))
+            if in_use and not view.seen and clock() >= foreign_after:
+                in_use = False
+                if not await self.knows(task_uuid):
+                    raise OutcomeUnknown(_foreign(task_uuid))
             left = deadline - clock()
             if left <= 0:
                 raise OutcomeUnknown(
@@ -128,6 +139,15 @@ class Waiting:
         archived = await self._client.get_task_details(task_uuid)
         kinds = {kind_of(error) for error in archived.errors}
         return bool(archived.items) or bool(kinds & {Kind.FAILED, Kind.CONFLICT, Kind.EXPIRED})
+
+
+def _foreign(task_uuid: str) -> str:
+    return (
+        f"task {task_uuid} was not taken because its taskUUID is in use, yet neither getResponse nor "
+        "getTaskDetails shows such a task to this API key: another key may have bought the same request. "
+        "Run with that key to fetch its models; or wait an hour, let `trellis-pipeline costs open --finish` "
+        "set the money free, and run again, which buys under another UUID"
+    )
 
 
 async def _sleep(seconds: float, hurry: Callable[[], bool]) -> None:
