@@ -53,7 +53,8 @@ MEANINGS = {
     "`TRELLIS_ALERTS__SLACK_URL`.",
     "runware.base_url": "Endpoint of the API, or of a server with the same one (`trellis-pipeline serve`).",
     "runware.delivery": "`async` hands a task in and polls; `sync` holds the connection open.",
-    "runware.image_input": "`data_uri` sends the crop with each task; `upload` sends it once and names it.",
+    "runware.image_input": "`data_uri` sends the crop with each task; `upload` sends it once and names it; "
+    "`url` sends a link to it in the `s3://` storage, good for an hour.",
     "runware.ttl_seconds": "How long result URLs live; left out, the provider decides. Files are fetched at "
     "once.",
     "runware.max_concurrency": "Most tasks handed in at once; the client begins with 4 and finds out how "
