@@ -168,8 +168,9 @@ NAMES = (
     "data", "errors", "error", "taskUUID", "taskType", "outputs", "files", "url", "uuid", "status", "cost",
     "seed", "progress", "code", "message", "parameter", "modelURL",
 )  # fmt: skip
+odd_numbers = st.sampled_from([10**400, -(10**400), 10**25, 2**63, 1e308, 5e-324])
 odd_answers = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | odd_numbers,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(NAMES), inner | st.just(UUID) | st.just("3dInference"))
@@ -185,6 +186,29 @@ def test_no_answer_however_odd_breaks_the_reader(data):
     about_request(reply)
     for found in reply.errors:
         describe(found)
+
+
+odd_values = odd_numbers | odd_answers | st.text(st.characters(categories=["Cs", "Cc", "Lu"]))
+
+
+@given(
+    st.fixed_dictionaries(
+        {"taskUUID": st.just(UUID)},
+        optional=dict.fromkeys(("status", "cost", "seed", "progress", "modelURL", "modelUUID"), odd_values)
+        | {
+            "outputs": st.fixed_dictionaries(
+                {"files": st.lists(st.fixed_dictionaries({"url": odd_values, "uuid": odd_values}))}
+            )
+        },
+    )
+)
+def test_no_value_of_a_result_however_odd_breaks_the_view_or_its_bill(item):
+    view = view_of({"data": [item, item]})
+    assert 0 <= (view.progress or 0) <= 1
+    for file in view.files.values():
+        assert file.seed is None or 0 <= file.seed < 2**63
+        assert file.cost_usd is None or 0 <= file.cost_usd <= 100
+        json.dumps(file.billed).encode("ascii")
 
 
 # -- errors ----------------------------------------------------------------------------------------
@@ -295,7 +319,7 @@ def test_every_status_that_is_not_final_means_wait(word):
     assert (view.seen, view.pending, view.done, view.progress) == (True, True, False, 0.35)
 
 
-@pytest.mark.parametrize("progress", [None, "35", -5, 1e9, float("nan"), [1]])
+@pytest.mark.parametrize("progress", [None, "35", -5, 1e9, float("nan"), [1], 10**400, -(10**400)])
 def test_progress_is_a_share_whatever_is_stated(progress):
     assert 0 <= (view_of({"data": [processing(progress=progress)]}).progress or 0) <= 1
 
@@ -383,7 +407,8 @@ def test_retry_after_is_read_as_seconds_and_as_a_date():
     assert retry_after_seconds("7") == 7
     assert retry_after_seconds("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30
     assert retry_after_seconds("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
-    for nonsense in (None, "soon", "-3", "1e9", "", "99999999999"):
+    far_zone = "Thu, 01 Jan 2026 12:00:30 +99999999999999"
+    for nonsense in (None, "soon", "-3", "1e9", "", "99999999999", far_zone):
         assert retry_after_seconds(nonsense, now) is None
 
 

@@ -506,7 +506,7 @@ def test_the_balance_is_read_as_an_object_and_as_a_bare_number(balance, amount):
     assert found.amount == Decimal(amount)
 
 
-@pytest.mark.parametrize("balance", [None, "12.5", [], {"amount": "much"}, True])
+@pytest.mark.parametrize("balance", [None, "12.5", [], {"amount": "much"}, True, 10**400])
 def test_a_balance_that_is_no_number_is_no_balance(balance):
     def answer(asked):
         return http({"data": [{**asked.tasks[0], "balance": balance}]})

@@ -26,6 +26,9 @@ from trellis_pipeline.generation.wire_image import data_uri
 
 Task = dict[str, Any]
 
+MOST_DIGITS = 15
+"""Of an amount of money, before or behind the point. No account holds more, and no sum of such overflows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Balance:
@@ -213,4 +216,4 @@ def _dollars(value: Any) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     amount = Decimal(value)
-    return amount if amount.is_finite() else None
+    return amount if amount.is_finite() and abs(amount.adjusted()) < MOST_DIGITS else None

@@ -60,7 +60,7 @@ def retry_after_seconds(header: str | None, now: datetime | None = None) -> floa
         return float(text)
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the second for a time zone that is hundreds of years away
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)

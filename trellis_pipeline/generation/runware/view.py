@@ -106,9 +106,12 @@ def is_verdict(error: ApiError) -> bool:
 
 
 def _share(item: Item) -> float:
+    """The share that is stated, 0 where it is no number. JSON has integers that no float can hold."""
     value = item.get("progress")
-    number = float(value) if value is not None and not isinstance(value, str | bool | list | dict) else 0.0
-    return min(max(number, 0.0), 100.0) / 100 if number == number else 0.0  # noqa: PLR0124 - NaN
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return 0.0
+    number = Decimal(value)
+    return float(min(max(number, Decimal(0)), Decimal(100))) / 100 if number.is_finite() else 0.0
 
 
 def _progress(view: TaskView, finished: int, shares: list[float]) -> float | None:
