@@ -96,13 +96,29 @@ def test_colours_of_a_voxelised_sphere_are_read_at_their_place_and_clipped():
     loud = VoxelAttributes(made.voxels.coords, made.voxels.values * 1.5 - 0.2, made.voxels.voxel_size)
     points = RNG.normal(size=(2000, 3))
     points = (0.4 * points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
-    read = sample_voxels(made.voxels, points)
+    read, known = sample_voxels(made.voxels, points)
+    assert known.all()
     expected = shapes.material(points.astype(float))
     assert np.abs(read[:, :3] - expected[:, :3]).max() < 0.03
     assert np.abs(read[:, 4] - expected[:, 4]).max() < 0.02
-    clipped = sample_voxels(loud, points)
+    clipped, _ = sample_voxels(loud, points)
     assert clipped.min() == 0
     assert clipped.max() == 1
+
+
+def test_a_place_without_voxels_has_the_nearest_ones_colour_and_one_far_from_all_has_none():
+    coords = np.array([[20, 20, 20], [30, 20, 20]], np.int32)
+    voxels = VoxelAttributes(coords, np.array([[0.2] * 6, [0.8] * 6], np.float32), 1.0, origin=(0, 0, 0))
+    points = RNG.uniform(4, 46, (2000, 3)).astype(np.float32)
+    gaps = np.linalg.norm(points[:, None] - (coords + 0.5), axis=2)
+    values, known = sample_voxels(voxels, points)
+    clear = np.abs(gaps[:, 0] - gaps[:, 1]) > 0.02
+    assert known[gaps.min(axis=1) < 16].all()
+    assert not known[gaps.min(axis=1) > 30].any()
+    picked = known & clear & (gaps.min(axis=1) > 2)
+    assert picked.sum() > 100
+    assert np.allclose(values[picked, 0], np.array([0.2, 0.8])[gaps[picked].argmin(axis=1)])
+    assert (values[~known] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,45 @@ def test_glass_blends_cut_outs_are_masked_and_noise_stays_opaque(part, alpha, mo
     assert jpeg.mime == ("image/jpeg" if mode == "OPAQUE" else "image/png")
 
 
+@pytest.fixture(scope="module")
+def pierced_box() -> shapes.Voxelised:
+    """A small box at 1536 with a round hole of radius 5 voxels in the middle of every side."""
+
+    def holes(points):
+        square = np.sort((points * 1536) ** 2, axis=1)
+        return square[:, 0] + square[:, 1] < 25
+
+    def paint(points):
+        values = np.full((*points.shape[:-1], 6), 0.7)
+        values[..., 3], values[..., 5] = 0.0, 1.0
+        return values
+
+    return shapes.voxelise(lambda points: shapes.box(points, (0.01,) * 3), 1536, paint=paint, holes=holes)
+
+
+@pytest.mark.parametrize("remesh", [False, True])
+def test_a_closed_hole_is_made_of_what_is_around_it(pierced_box, remesh):
+    options = PostprocessOptions(**(IN_PLACE | {"texture_px": 256}), remesh=remesh)
+    result = postprocess(pierced_box.surface, pierced_box.voxels, options)
+    assert result.report.closed
+    assert result.report.alpha_mode == "OPAQUE"
+    assert np.abs(pixels(result.mesh.material.base_color) / 255 - 0.7).max() < 0.01
+    surface = pixels(result.mesh.material.metallic_roughness)
+    assert np.abs(surface / 255 - [1.0, 0.7, 0.0]).max() < 0.01
+
+
+def test_a_closed_hole_that_is_too_wide_for_its_voxels_takes_the_colour_beside_it():
+    given = shapes.voxelise(shapes.box, 96, holes=lambda p: np.hypot(p[:, 0], p[:, 2]) < 0.2)
+    grey = np.full_like(given.voxels.values, 0.7)
+    grey[:, 5] = 1
+    voxels = VoxelAttributes(given.voxels.coords, grey, given.voxels.voxel_size)
+    options = PostprocessOptions(**(IN_PLACE | {"texture_px": 256}), remesh=False, max_hole_perimeter=9.0)
+    result = postprocess(given.surface, voxels, options)
+    assert result.report.closed
+    assert result.report.alpha_mode == "OPAQUE"
+    assert np.abs(pixels(result.mesh.material.base_color) / 255 - 0.7).max() < 0.01
+
+
 def test_an_open_surface_is_drawn_from_both_sides_and_a_remeshed_one_is_closed():
     given = shapes.voxelise(shapes.sphere, 48, holes=lambda p: p[:, 2] > 0.1)
     sheet = postprocess(given.surface, given.voxels, PostprocessOptions(**IN_PLACE, remesh=False))

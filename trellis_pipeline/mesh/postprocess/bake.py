@@ -79,15 +79,17 @@ def bake(
     flat, points: the covered texels and their places on the original surface. open_texels: (N,) how much
     light reaches them, 0..1; None is all.
     """
-    values = sample_voxels(voxels, points, threads=threads)
-    mode = alpha_mode(values[:, 5])
+    values, known = sample_voxels(voxels, points, threads=threads)
+    mode = alpha_mode(values[known, 5])
     texels = np.rint(values * np.float32(255)).astype(np.uint8)
     px = raster.triangle_id.shape[0]
     image = np.full((px * px, 7), 255, np.uint8)
     image[flat, :6] = texels
     if open_texels is not None:
         image[flat, 6] = np.rint(open_texels * 255)
-    filled = np.asarray(fill_gutter(image.reshape(px, px, 7), raster.covered), np.uint8)
+    covered = raster.covered.copy()
+    covered.reshape(-1)[flat[~known]] = False  # black and clear they would be seen; their neighbours' will do
+    filled = np.asarray(fill_gutter(image.reshape(px, px, 7), covered), np.uint8)
     base = filled[..., :3] if mode == "OPAQUE" else filled[..., [0, 1, 2, 5]]
     surface = filled[..., [6, 4, 3]]
     return BakedAtlas(np.ascontiguousarray(base), np.ascontiguousarray(surface), mode)

@@ -19,6 +19,11 @@ from trellis_pipeline.mesh.types import Float32, Int32
 
 CHANNELS = 6  # base colour R, G, B, metallic, roughness, alpha
 NO_WEIGHT = 1e-12
+REACH_CELLS = (
+    16  # the middle of a closed pinhole (0.03 units around) is at most 12 cells from its rim at 1536
+)
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +67,34 @@ def sample_trilinear(
 
     Raises MeshError for coordinates that `lattice.cell_table` refuses.
     """
+    return _read(coords, values, points, fallback_cells, threads)[0]
+
+
+def sample_voxels(voxels: VoxelAttributes, points: Float32, *, threads: int = 1) -> tuple[Float32, Bools]:
+    """Values (M, 6) at `points` (M, 3) float32 of the surface's space, clipped to 0..1; (M,) bool: is there any.
+
+    Points that lie off the grid's cells by up to REACH_CELLS, as on a hole that was closed, get the nearest
+    ones' values. For any farther there is nothing to say: False, and zeros that mean no colour.
+    """
+    places = (points.astype(np.float64) - np.asarray(voxels.origin)) / voxels.voxel_size
+    sampled, found = _read(voxels.coords, voxels.values, places.astype(np.float32), REACH_CELLS, threads)
+    return np.clip(sampled, 0, 1, out=sampled), found
+
+
+def _read(
+    coords: Int32, values: Float32, points: Float32, fallback_cells: int, threads: int
+) -> tuple[Float32, Bools]:
     table = cell_table(coords)
-    result = np.zeros((len(points), values.shape[1]), np.float32)
+    result, found = np.zeros((len(points), values.shape[1]), np.float32), np.zeros(len(points), np.bool_)
     places, given = np.ascontiguousarray(points), np.ascontiguousarray(values, dtype=np.float32)
     in_parallel(
-        lambda start, stop: _sample(table, given, places[start:stop], fallback_cells, result[start:stop]),
+        lambda start, stop: _sample(
+            table, given, places[start:stop], fallback_cells, result[start:stop], found[start:stop]
+        ),
         len(points),
         threads,
     )
-    return result
-
-
-def sample_voxels(voxels: VoxelAttributes, points: Float32, *, threads: int = 1) -> Float32:
-    """The six values at `points` (M, 3) float32 of the surface's space, clipped to 0..1.
-
-    Points that lie off the grid's cells by up to three get the nearest ones' values.
-    """
-    places = (points.astype(np.float64) - np.asarray(voxels.origin)) / voxels.voxel_size
-    sampled = sample_trilinear(
-        voxels.coords, voxels.values, places.astype(np.float32), fallback_cells=3, threads=threads
-    )
-    return np.clip(sampled, 0, 1, out=sampled)
+    return result, found
 
 
 @numba.njit(cache=True, nogil=True)
@@ -92,6 +104,7 @@ def _sample(
     points: npt.NDArray[np.float32],
     fallback_cells: int,
     result: Float32,
+    found: Bools,
 ) -> None:
     base = np.empty(3, np.int64)
     share = np.empty((3, 2))
@@ -119,32 +132,41 @@ def _sample(
                 for m in range(values.shape[1]):
                     result[n, m] += weight * values[row, m]
         if total > NO_WEIGHT:
+            found[n] = True
             for m in range(values.shape[1]):
                 result[n, m] /= total
         elif fallback_cells > 0:
-            _nearest_cells(table, values, points[n], fallback_cells, result[n])
+            found[n] = _nearest_cells(table, values, points[n], fallback_cells, result[n])
 
 
 @numba.njit(cache=True, nogil=True)
-def _nearest_cells(table: CellTable, values: Float32, point: Float32, reach: int, result: Float32) -> None:
-    """Mean of the cells whose middles are nearest to `point`, to a hundredth of a cell."""
+def _nearest_cells(table: CellTable, values: Float32, point: Float32, reach: int, result: Float32) -> bool:
+    """Mean of the cells whose middles are nearest to `point`, to a hundredth of a cell; False if none is.
+
+    Looks at growing cubes around the point, until what lies beyond cannot be nearer.
+    """
     result[:] = 0
     best, count = (reach + 1.0) ** 2, 0
     x, y, z = int(np.floor(point[0])), int(np.floor(point[1])), int(np.floor(point[2]))
-    for i in range(max(x - reach, 0), x + reach + 1):
-        for j in range(max(y - reach, 0), y + reach + 1):
-            for k in range(max(z - reach, 0), z + reach + 1):
-                row = find(table, i, j, k)
-                if row < 0:
-                    continue
-                gap = (i + 0.5 - point[0]) ** 2 + (j + 0.5 - point[1]) ** 2 + (k + 0.5 - point[2]) ** 2
-                if gap < best - 0.01:
-                    best, count = gap, 0
-                    result[:] = 0
-                if gap < best + 0.01:
-                    count += 1
-                    for m in range(values.shape[1]):
-                        result[m] += values[row, m]
+    for ring in range(reach + 1):
+        if ring > 0 and (ring - 0.5) ** 2 > best + 0.01:
+            break
+        for i in range(max(x - ring, 0), x + ring + 1):
+            for j in range(max(y - ring, 0), y + ring + 1):
+                inside = abs(i - x) < ring and abs(j - y) < ring
+                for k in range(z - ring, z + ring + 1, 2 * ring if inside else 1):
+                    row = find(table, i, j, k) if k >= 0 else -1
+                    if row < 0:
+                        continue
+                    gap = (i + 0.5 - point[0]) ** 2 + (j + 0.5 - point[1]) ** 2 + (k + 0.5 - point[2]) ** 2
+                    if gap < best - 0.01:
+                        best, count = gap, 0
+                        result[:] = 0
+                    if gap < best + 0.01:
+                        count += 1
+                        for m in range(values.shape[1]):
+                            result[m] += values[row, m]
     if count:
         for m in range(values.shape[1]):
             result[m] /= count
+    return count > 0
