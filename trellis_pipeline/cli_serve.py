@@ -14,7 +14,7 @@ from trellis_pipeline.cli_common import ConfigOption, guarded, settings_for
 def serve(
     generator: Annotated[str, typer.Option(help="What makes the models: draft or local.")] = "draft",
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free one.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder for its queue, files and billing log.")] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -48,10 +48,13 @@ def serve(
         workers = WorkerPool(settings.run.workers)
         try:
             maker = generator_of(settings).open(workers.run)
-            typer.echo(
-                f"3dInference API on http://{chosen.host}:{chosen.port}/v1, made by {generator}", err=True
+            serve_forever(
+                options,
+                maker,
+                announce=lambda address: typer.echo(
+                    f"3dInference API on {address}/v1, made by {generator}", err=True
+                ),
             )
-            serve_forever(options, maker)
         finally:
             workers.close()
         return 0
