@@ -19,9 +19,8 @@ from trellis_pipeline.mesh.types import Float32, Int32
 
 CHANNELS = 6  # base colour R, G, B, metallic, roughness, alpha
 NO_WEIGHT = 1e-12
-REACH_CELLS = (
-    16  # the middle of a closed pinhole (0.03 units around) is at most 12 cells from its rim at 1536
-)
+REACH_CELLS = 16
+"""A closed pinhole measures 0.03 around: at 1536 its middle is at most 12 cells from its rim."""
 
 Bools = npt.NDArray[np.bool_]
 
@@ -71,7 +70,7 @@ def sample_trilinear(
 
 
 def sample_voxels(voxels: VoxelAttributes, points: Float32, *, threads: int = 1) -> tuple[Float32, Bools]:
-    """Values (M, 6) at `points` (M, 3) float32 of the surface's space, clipped to 0..1; (M,) bool: is there any.
+    """The six values at `points` (M, 3) float32 of the surface's space, clipped to 0..1, and (M,) where known.
 
     Points that lie off the grid's cells by up to REACH_CELLS, as on a hole that was closed, get the nearest
     ones' values. For any farther there is nothing to say: False, and zeros that mean no colour.
