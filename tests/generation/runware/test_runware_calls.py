@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import tracemalloc
+from collections import Counter
 from decimal import Decimal
 
 import pytest
@@ -395,6 +396,38 @@ def test_tasks_may_be_handed_in_several_at_a_time_and_each_gets_its_own_answer()
         outcomes = submit_many(server, 5, tasks_per_request=5)
     assert [type(outcome) for outcome in outcomes] == [ProviderRejected, *[type(None)] * 4]
     assert len(server.requests) == 1
+
+
+def turning_away(uuids, times):
+    """An answer that acknowledges every task but these, each of which is turned away so many times."""
+    left = Counter(dict.fromkeys(uuids, times))
+
+    def answer(asked):
+        busy = [t["taskUUID"] for t in asked.tasks if left[t["taskUUID"]] > 0]
+        left.subtract(busy)
+        taken = [t["taskUUID"] for t in asked.tasks if t["taskUUID"] not in busy]
+        acks = [{"taskType": "3dInference", "taskUUID": one} for one in taken]
+        return http({"data": acks, "errors": [error("rateLimitExceeded", one) for one in busy]})
+
+    return answer
+
+
+def test_one_task_of_several_that_is_turned_away_is_sent_again_under_its_uuid():
+    uuids = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(5)]
+    with scripted_server(turning_away({uuids[1], uuids[3]}, 3)) as server:
+        outcomes = submit_many(server, 5, tasks_per_request=5)
+    assert outcomes == [None] * 5
+    sent = Counter(task["taskUUID"] for asked in server.requests for task in asked.tasks)
+    assert sent == dict(zip(uuids, [1, 4, 1, 4, 1], strict=True))
+
+
+def test_one_task_of_several_that_is_turned_away_for_ever_is_busy_and_not_asked_for_any_more():
+    busy = "00000002-0000-4000-8000-000000000000"
+    with scripted_server(turning_away({busy}, 1000)) as server:
+        outcomes = submit_many(server, 3, tasks_per_request=3, attempts=3)
+    assert [type(outcome) for outcome in outcomes] == [type(None), type(None), ProviderBusy]
+    # Once in company, then by itself.
+    assert sum(task["taskUUID"] == busy for asked in server.requests for task in asked.tasks) == 1 + 3
 
 
 def test_a_provider_that_takes_one_task_a_request_gets_one_a_request():

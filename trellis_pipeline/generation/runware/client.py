@@ -20,7 +20,13 @@ from trellis_pipeline.generation.runware.batches import Gathering
 from trellis_pipeline.generation.runware.failures import Kind, clean_text, describe, kind_of, refusal
 from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.generation.runware.reply import ApiError, Item, Reply, read_envelope, text_of
-from trellis_pipeline.generation.runware.transport import AnswerLost, NotSent, Purpose, Transport
+from trellis_pipeline.generation.runware.transport import (
+    MOST_WAIT_SECONDS,
+    AnswerLost,
+    NotSent,
+    Purpose,
+    Transport,
+)
 from trellis_pipeline.generation.runware.uploads import Uploads
 from trellis_pipeline.generation.wire_image import data_uri
 
@@ -77,14 +83,13 @@ class RunwareClient:
         """
         task_uuid = task["taskUUID"]
         try:
-            reply = await self._submits.ask((task, may_send))
+            mine = await self._handed_in(task, may_send)
         except NotSent as error:
             raise ProviderBusy(f"Runware took no task ({error}); run again later") from None
         except AnswerLost as error:
             raise OutcomeUnknown(
                 f"task {task_uuid} was sent and its answer got lost ({error}); ask for it before buying again"
             ) from None
-        mine = reply.of(task_uuid)
         for stated in () if mine.items else mine.errors:
             kind = kind_of(stated)
             if kind in (Kind.SERVER, Kind.UNKNOWN) or (in_doubt and kind is Kind.FAILED):
@@ -164,6 +169,22 @@ class RunwareClient:
             raise refusal(kind_of(stated), self._words(stated))
         mine = reply.of(task["taskUUID"]).items or reply.items
         return mine[0] if mine else {}
+
+    async def _handed_in(self, task: Task, may_send: MaySend) -> Reply:
+        """What was answered to one task, sent again as long as it alone of its request is turned away.
+
+        A request that is turned away as a whole is repeated by the transport. Raises what that raises.
+        """
+        for attempt in range(1, self.options.attempts + 1):
+            mine = (await self._submits.ask((task, may_send))).of(task["taskUUID"])
+            busy = next((e for e in mine.errors if kind_of(e) is Kind.BUSY and not mine.items), None)
+            if busy is None:
+                break
+            turned_away = NotSent(self._words(busy), mine.retry_after)
+            if attempt == self.options.attempts or (mine.retry_after or 0) > MOST_WAIT_SECONDS:
+                raise turned_away
+            await self.transport.pause(attempt, turned_away)
+        return mine
 
     async def _send_tasks(self, wanted: Sequence[tuple[Task, MaySend]]) -> Reply:
         async def may_send() -> None:

@@ -23,7 +23,7 @@ import httpx
 
 from trellis_pipeline.errors import ProviderRefusesAccess, TrellisError
 from trellis_pipeline.generation.generator import MaySend, always
-from trellis_pipeline.generation.runware.failures import Kind, about_request, clean_text, refusal
+from trellis_pipeline.generation.runware.failures import Kind, about_request, clean_text, kind_of, refusal
 from trellis_pipeline.generation.runware.http_client import make_http_client
 from trellis_pipeline.generation.runware.limiter import KeyGate, Limiter, Pace
 from trellis_pipeline.generation.runware.options import RunwareOptions
@@ -134,7 +134,8 @@ class Transport:
             reply = await self._exchange(tasks, seconds, headers)
             alone = purpose is not Purpose.READ and len(tasks) == 1
             said = about_request(reply, alone=alone)
-            slot.busy = reply.status in (429, 503) or bool(said and said[0] is Kind.BUSY)
+            kinds = {kind_of(error) for error in reply.errors} | ({said[0]} if said else set())
+            slot.busy = reply.status in (429, 503) or Kind.BUSY in kinds
             if said is None:
                 self._gate.accepted()
                 return reply
