@@ -9,6 +9,7 @@ import pytest
 from small_catalogs import InstantGenerator, InstantGeneratorResource, draw_photo, settings_for, write_catalog
 from sqlalchemy import update
 
+from trellis_pipeline.automation.chunks import line_config
 from trellis_pipeline.automation.in_process import run_catalog
 from trellis_pipeline.automation.instance import open_instance
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
@@ -60,6 +61,12 @@ class Shop:
             tags=request.tags,
             raise_on_error=False,
         )
+
+    def kill(self, request):
+        """A run that the daemon started and that died before it came to any product."""
+        job = self.defs.resolve_job_def("shop_products_job")
+        run = self.instance.create_run_for_job(job, run_config=request.run_config, tags=request.tags)
+        self.instance.report_run_failed(run)
 
 
 def products_of(requests):
@@ -165,7 +172,7 @@ def test_how_long_a_purchase_may_be_left_alone_is_a_setting(tmp_path, instance):
         assert products_of(shop.tick("shop_webhook_sensor").run_requests or []) == taken_up
 
 
-def test_the_night_takes_what_is_missing_and_the_next_night_only_what_changed(shop):
+def test_the_night_takes_what_is_missing_and_then_only_what_changed_until_it_is_made(shop):
     for request in shop.night(1).run_requests:
         assert shop.execute(request).success
     assert len(shop.generator.billed) == 3
@@ -173,9 +180,19 @@ def test_the_night_takes_what_is_missing_and_the_next_night_only_what_changed(sh
     assert quiet.run_requests == []
     assert "up to date" in quiet.skip_message
     draw_photo(shop.folder / "B.png", 5)
-    changed = shop.night(3).run_requests
-    assert products_of(changed) == [["B"]]
-    assert shop.execute(changed[0]).success
+    for night in (3, 4):
+        # The run dies. The old model is still there, and the photo is no news any more.
+        (changed,) = shop.night(night).run_requests
+        assert products_of([changed]) == [["B"]]
+        shop.kill(changed)
+    by_day = [dg.RunRequest(run_config=line_config("shop", [sku])) for sku in "BC"]
+    assert shop.execute(by_day[0]).success
+    assert "up to date" in shop.night(5).skip_message
+    # A photo that is away for a while: the product fails by day, and has its old model too.
+    photo = (shop.folder / "C.png").rename(shop.folder / "away")
+    assert not shop.execute(by_day[1]).success
+    photo.rename(shop.folder / "C.png")
+    assert products_of(shop.night(6).run_requests) == [["C"]]
     assert len(shop.generator.billed) == 4
 
 

@@ -33,6 +33,12 @@ def line_config(
     return {"ops": {f"{catalog}_line": {"config": config}}}
 
 
+def products_in(run_config: Mapping[str, Any], catalog: str) -> list[str]:
+    """The products that a run's configuration names, as `line_config` wrote it; empty if it names none."""
+    step = run_config.get("ops", {}).get(f"{catalog}_line", {})
+    return list(step.get("config", {}).get("products", ()))
+
+
 def run_requests(
     catalog: str,
     products: Sequence[str],

@@ -9,7 +9,7 @@ taken back leads to a snapshot that was asked for before, and still needs its ru
 
 # Dagster inspects annotations at run time, so they are not deferred in this module.
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -20,15 +20,25 @@ from assets.opening import LineSettings
 from assets.product_catalog import refresh_snapshot, sync_partitions
 from resources.catalog import CatalogResource
 from resources.store import ArtifactStoreResource
-from trellis_pipeline.automation.chunks import CATALOG_TAG, SNAPSHOT_TAG, line_job_name, run_requests
+from trellis_pipeline.automation.chunks import (
+    CATALOG_TAG,
+    SNAPSHOT_TAG,
+    line_job_name,
+    products_in,
+    run_requests,
+)
 from trellis_pipeline.errors import BlobMissing, CatalogError
 from trellis_pipeline.storage.store import BlobRef
 
 if TYPE_CHECKING:
+    from dagster import RunRecord
+
     from trellis_pipeline.catalog.diff import CatalogDiff
     from trellis_pipeline.catalog.readers import CatalogLoad
 
 _NIGHTLY_TAG = "trellis/nightly"
+_NIGHT_TAG = "trellis/night"
+_ENDED_EARLY = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
 def build_catalog_sensor(line: LineSettings) -> dg.SensorDefinition:
@@ -83,16 +93,18 @@ def build_nightly(line: LineSettings) -> dg.ScheduleDefinition:
             loaded = catalogs.load(line.source)
         except CatalogError as error:
             return dg.SkipReason(f"the catalog cannot be read: {error}")
-        diff, blob = _diff(line, loaded, store, catalogs, _last_night(context.instance, line.name))
+        last = _last_night(context.instance, line.name)
+        since = _decode(last[0].dagster_run.tags.get(SNAPSHOT_TAG)) if last else None
+        diff, blob = _diff(line, loaded, store, catalogs, since)
         skus = [product.sku for product in loaded.products]
         sync_partitions(context.instance, partitions_of(line.name), skus)
-        changed = set(_wanted(diff))
+        due = set(_wanted(diff)) | _left_over(context.instance, line.name, last)
         done = _done(context.instance, line.name, skus)
-        wanted = [sku for sku in skus if sku in changed or sku not in done]
+        wanted = [sku for sku in skus if sku in due or sku not in done]
         if not wanted:
             return dg.SkipReason(f"all {len(skus)} products are up to date")
         night = context.scheduled_execution_time.isoformat()
-        tags = {_NIGHTLY_TAG: line.name, SNAPSHOT_TAG: _encode(blob)}
+        tags = {_NIGHTLY_TAG: line.name, _NIGHT_TAG: night, SNAPSHOT_TAG: _encode(blob)}
         requests = run_requests(line.name, wanted, line.products_per_run, f"{line.name}:{night}", tags=tags)
         return list(requests)
 
@@ -126,14 +138,48 @@ def _wanted(diff: "CatalogDiff") -> Iterable[str]:
 
 
 def _done(instance: dg.DagsterInstance, catalog: str, skus: list[str]) -> set[str]:
-    """Products whose last stage has a result and did not fail since, or is being worked on."""
-    statuses = instance.get_status_by_partition(STAGES[-1].asset_key(catalog), skus, partitions_of(catalog))
-    return {sku for sku, status in (statuses or {}).items() if status and status.value != "FAILED"}
+    """Products whose last stage has a result or is being worked on, and that failed at no stage since.
+
+    All stages are asked: a product that was made once, and whose new photo cannot be read now, is failed at
+    its first stage and keeps the old result at its last.
+    """
+    partitions = partitions_of(catalog)
+    done: set[str] = set()
+    failed: set[str] = set()
+    for stage in STAGES:
+        found = instance.get_status_by_partition(stage.asset_key(catalog), skus, partitions) or {}
+        done = {sku for sku, status in found.items() if status}
+        failed |= {sku for sku, status in found.items() if status and status.value == "FAILED"}
+    return done - failed
 
 
-def _last_night(instance: dg.DagsterInstance, catalog: str) -> BlobRef | None:
-    runs = instance.get_runs(dg.RunsFilter(tags={_NIGHTLY_TAG: catalog, CATALOG_TAG: catalog}), limit=1)
-    return _decode(runs[0].tags.get(SNAPSHOT_TAG)) if runs else None
+def _last_night(instance: dg.DagsterInstance, catalog: str) -> "Sequence[RunRecord]":
+    """The runs of the latest night that had any, the latest first."""
+    tags = {_NIGHTLY_TAG: catalog, CATALOG_TAG: catalog}
+    latest = instance.get_run_records(dg.RunsFilter(tags=tags), limit=1)
+    night = latest[0].dagster_run.tags.get(_NIGHT_TAG) if latest else None
+    if night is None:
+        return latest
+    return instance.get_run_records(dg.RunsFilter(tags={**tags, _NIGHT_TAG: night}))
+
+
+def _left_over(instance: dg.DagsterInstance, catalog: str, runs: "Sequence[RunRecord]") -> set[str]:
+    """What runs that were stopped or killed were to make and did not, nor anybody after them.
+
+    Such a product may have a result from before, so that nothing else says that it waits.
+    """
+    left: set[str] = set()
+    for record in runs:
+        if record.dagster_run.status not in _ENDED_EARLY:
+            continue
+        asked = products_in(record.dagster_run.run_config, catalog)
+        begun = record.start_time or record.create_timestamp.timestamp()
+        made = instance.fetch_materializations(
+            dg.AssetRecordsFilter(STAGES[-1].asset_key(catalog), asked, after_timestamp=begun),
+            limit=max(len(asked), 1),
+        )
+        left |= set(asked) - {made_one.partition_key for made_one in made.records if made_one.partition_key}
+    return left
 
 
 def _encode(blob: BlobRef, **beside: int) -> str:
