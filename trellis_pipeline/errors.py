@@ -85,7 +85,7 @@ class RequestInvalid(ConfigError):
 
 
 class ProviderRefusesAccess(ConfigError):
-    """The provider does not accept the API key, or the key may not do this. Every further call would fail."""
+    """The provider does not accept the API key, or is not at this address. Every further call would fail."""
 
 
 class WeightsMissing(ConfigError):

@@ -230,7 +230,9 @@ def test_a_question_whose_answer_is_lost_is_simply_asked_again(answer):
         (http({"error": error("unsupportedParameter")}, 400), ProviderRejected),
         (http({"errors": [error("neverSeenBefore")]}, 400), ProviderRejected),
         (http({"errors": [error("neverSeenBefore")]}, 200), OutcomeUnknown),
-        (http("<html>Not Found</html>", 404), ProviderRejected),
+        (http("<html>Not Found</html>", 404), ProviderRefusesAccess),
+        (http("", 307, Location="/v1"), ProviderRefusesAccess),
+        (http("<html>Moved</html>", 302, Location="https://elsewhere.test/"), ProviderRefusesAccess),
         (http({"errors": [error("accountSuspended")]}, 400), ProviderRefusesAccess),
     ],
 )
@@ -238,6 +240,31 @@ def test_a_refused_submit_is_named_for_what_it_is_after_one_call(answer, kind):
     outcome, server = submitted(answer)
     assert type(outcome) is kind
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [307, 404])
+def test_an_address_without_the_api_says_how_base_url_ends(status):
+    outcome, _ = submitted(http("<html></html>", status))
+    assert "runware.base_url should end in /v1" in str(outcome)
+    assert "API key" not in str(outcome)
+    looked, _ = pinged(http("<html></html>", status), attempts=1)
+    assert "runware.base_url should end in /v1" in str(looked)
+
+
+def test_a_stray_page_of_a_proxy_hands_nothing_in_and_is_tried_again():
+    def answer(asked):
+        if asked.number == 1:
+            return http("<html>Found</html>", 302)
+        return http({"data": [{"taskType": "3dInference", "taskUUID": t["taskUUID"]} for t in asked.tasks]})
+
+    with scripted_server(answer) as server:
+
+        async def use(generator):
+            await generator.submit(UUID, GenerationRequest(), crop())
+            await generator.submit(OTHER, GenerationRequest(), crop())
+
+        with_generator(server.base_url, use)
+    assert [asked.tasks[0]["taskUUID"] for asked in server.requests] == [UUID, OTHER, OTHER]
 
 
 def test_a_refusal_names_the_parameter_and_what_is_allowed():

@@ -36,6 +36,7 @@ class Kind(Enum):
     FAILED = "accepted, and went wrong"
     SERVER = "the server is not well"
     UNKNOWN = "a code that we do not know"
+    ADDRESS = "the API is not there"
 
 
 _WORDS: tuple[tuple[Kind, str], ...] = (
@@ -106,6 +107,9 @@ def about_request(reply: Reply, *, alone: bool = False) -> tuple[Kind, str] | No
             return kind_of_status(reply.status), describe(error)
     if reply.errors or (reply.readable and reply.status < 400):
         return None
+    if not reply.readable and (300 <= reply.status < 400 or reply.status == 404):
+        moved = "" if reply.status == 404 else ", a redirect, which is not followed"
+        return Kind.ADDRESS, f"HTTP {reply.status}{moved}; runware.base_url should end in /v1"
     if not reply.readable and reply.status < 400:
         return Kind.SERVER, f"HTTP {reply.status} with something that is not the API's JSON"
     return kind_of_status(reply.status), f"HTTP {reply.status}"
@@ -118,6 +122,8 @@ def refusal(kind: Kind, words: str) -> TrellisError:
             f"Runware does not accept the API key ({words}); "
             "check RUNWARE_API_KEY, and that the key is enabled"
         )
+    if kind is Kind.ADDRESS:
+        return ProviderRefusesAccess(f"nobody at this address speaks Runware's API ({words})")
     if kind is Kind.CREDIT:
         return OutOfCredit(
             f"the Runware account has no credit left ({words}); "

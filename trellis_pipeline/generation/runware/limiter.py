@@ -155,6 +155,11 @@ class KeyGate:
                     await alone.aclose()
             yield
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether the provider has accepted the key."""
+        return self._accepted.is_set()
+
     def accepted(self) -> None:
         """The provider answered in a way that it does not answer strangers."""
         self._accepted.set()

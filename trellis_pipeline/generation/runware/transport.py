@@ -141,7 +141,12 @@ class Transport:
                 return reply
             kind, words = said
             words = clean_text(words, (self._options.api_key.reveal(),))
-            if kind is Kind.BUSY:
+            if kind is Kind.ADDRESS and purpose is Purpose.READ:
+                if reply.status == 404:  # which may also mean: no such task
+                    raise refusal(Kind.REJECTED, words)
+                kind = Kind.SERVER
+            # Where the API has answered before, a stray page of a proxy is no news about the address.
+            if kind is Kind.BUSY or (kind is Kind.ADDRESS and self._gate.is_proven):
                 raise NotSent(words, reply.retry_after)
             if kind in (Kind.SERVER, Kind.FAILED, Kind.UNKNOWN) or reply.status >= 500:
                 raise AnswerLost(words, reply.retry_after)
