@@ -60,6 +60,7 @@ def build_cost_report(settings: LineSettings) -> dg.AssetsDefinition:
                 "accepted_models": spent.accepted,
                 "wasted_usd": float(spent.wasted),
                 **{f"{fate}_usd": float(spent.usd[fate]) for fate in WASTE},
+                "reproduced_usd": float(spent.usd["reproduced"]),
                 **(
                     {}
                     if spent.per_accepted is None

@@ -61,6 +61,7 @@ def test_the_report_says_what_an_accepted_model_costs_and_where_the_rest_went(tm
         "accepted_models": 1,
         "usd_per_accepted_model": 0.16,
         "wasted_usd": 0.13,
+        "reproduced_usd": 0.0,
         "failed_usd": 0.06,
         "rejected_usd": 0.04,
         "superseded_usd": 0.02,

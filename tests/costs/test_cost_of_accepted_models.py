@@ -80,6 +80,16 @@ def test_money_back_for_a_lost_result_is_taken_off_what_was_lost(ledger):
     assert spent(found) == {"failed": "0.03"}
 
 
+def test_a_model_that_was_bought_once_more_to_compare_does_not_make_the_accepted_one_dearer(ledger):
+    buy(ledger, "A", "a", "0.04")
+    again = buy(ledger, "A", "a", "0.05", cause="reproduction")
+    ledger.refund(again.id, Decimal("0.01"), "goodwill")
+    found = by_fate(spend_by_request(ledger, "shop"), {"A": ProductModel("a", "pass")})
+    assert spent(found) == {"accepted": "0.04", "reproduced": "0.04"}
+    assert (found.per_accepted, found.wasted) == (Decimal("0.04"), 0)
+    assert found.settled == totals(ledger).settled_usd
+
+
 def test_a_request_that_serves_two_products_is_well_spent_if_one_of_them_is_accepted(ledger):
     buy(ledger, "BLUE", "same-photo", "0.04")
     products = {"RED": ProductModel("same-photo", "pass"), "BLUE": ProductModel("same-photo", "fail")}

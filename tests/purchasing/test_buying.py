@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from small_catalogs import InstantGenerator
 from sqlalchemy import select, update
 
+from trellis_pipeline.costs.accepted import spend_by_request
 from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.price_book import load_price_book
@@ -458,6 +459,8 @@ def test_a_model_can_be_bought_again_on_purpose_and_stands_beside_the_first(stor
     assert again.task_uuid != first.task_uuid
     assert len(provider.accepted) == 2
     assert totals(ledger).settled_usd == provider.billed
+    (spent,) = spend_by_request(ledger, "shop")
+    assert (spent.settled, spent.reproduced) == (Decimal("0.03"), Decimal("0.03"))
     assert find_generation(store, order(generator)).task_uuid == first.task_uuid
 
 

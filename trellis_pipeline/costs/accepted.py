@@ -17,14 +17,17 @@ from datetime import date
 from decimal import Decimal
 from typing import Literal, get_args
 
-from sqlalchemy import case, func, literal, select
+from sqlalchemy import case, func, literal, or_, select
 
 from trellis_pipeline import errors
+from trellis_pipeline.costs.events import REPRODUCTION
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.costs.schema import spend_events
 
-Fate = Literal["accepted", "unjudged", "failed", "rejected", "superseded", "abandoned", "unattributed"]
+Fate = Literal[
+    "accepted", "unjudged", "reproduced", "failed", "rejected", "superseded", "abandoned", "unattributed"
+]
 FATES: tuple[Fate, ...] = get_args(Fate)
 WASTE: tuple[Fate, ...] = ("failed", "rejected", "superseded", "abandoned", "unattributed")
 
@@ -49,13 +52,15 @@ class ProductModel:
 class RequestSpend:
     """What one request of one product cost, in USD.
 
-    settled: for results, after refunds. lost: for purchases that brought no model. reserved: set aside and
-    open. request_key is empty for corrections that belong to no request.
+    settled: for results, after refunds. reproduced: for the same model once more. lost: for purchases that
+    brought no model. reserved: set aside and open. request_key is empty for corrections that belong to no
+    request.
     """
 
     sku: str
     request_key: str
     settled: Decimal
+    reproduced: Decimal
     lost: Decimal
     reserved: Decimal
 
@@ -79,13 +84,16 @@ class SpendByFate:
 
     @property
     def wasted(self) -> Decimal:
-        """What bought no model that is in use or waits for its verdict, in USD."""
+        """What was to bring a model and brought none that is in use or waits for its verdict, in USD."""
         return sum((self.usd[fate] for fate in WASTE), ZERO)
 
     @property
     def per_accepted(self) -> Decimal | None:
-        """All that was spent for each accepted model, in USD; None while there is none."""
-        return self.settled / self.accepted if self.accepted else None
+        """What was spent for each accepted model, in USD; None while there is none.
+
+        All of it but the reproductions, which somebody bought to learn something, not to have a model.
+        """
+        return (self.settled - self.usd["reproduced"]) / self.accepted if self.accepted else None
 
 
 def spend_by_request(
@@ -98,15 +106,20 @@ def spend_by_request(
     columns = spend_events.c
     zero = literal(ZERO, columns.amount.type)
     # By reservation, so that a refund goes where the money went that it gives back.
-    lost = columns.reservation_id.in_(
-        select(columns.reservation_id).where(columns.kind == "settle", columns.cause.in_(sorted(_NO_MODEL)))
-    )
+    fate = {
+        name: columns.reservation_id.in_(
+            select(columns.reservation_id).where(columns.kind == "settle", columns.cause.in_(causes))
+        )
+        for name, causes in (("lost", sorted(_NO_MODEL)), ("reproduced", [REPRODUCTION]))
+    }
+    elsewhere = or_(*fate.values())
     query = (
         select(
             columns.sku,
             columns.request_key,
-            func.sum(case((lost, zero), else_=columns.settled_change)).label("settled"),
-            func.sum(case((lost, columns.settled_change), else_=zero)).label("lost"),
+            func.sum(case((elsewhere, zero), else_=columns.settled_change)).label("settled"),
+            func.sum(case((fate["reproduced"], columns.settled_change), else_=zero)).label("reproduced"),
+            func.sum(case((fate["lost"], columns.settled_change), else_=zero)).label("lost"),
             func.sum(columns.reserved_change).label("reserved"),
         )
         .where(columns.catalog == catalog)
@@ -125,9 +138,9 @@ def by_fate(spends: Iterable[RequestSpend], products: Mapping[str, ProductModel]
     """Sort what was spent by what became of it.
 
     products: what each SKU of the catalog stands on now; products without a model are left out.
-    failed: paid for, no model. rejected: the model does not pass its gates. superseded: the product has
-    another model by now. abandoned: nothing stands on it, the product has no model or is gone.
-    unattributed: corrections that belong to no request.
+    reproduced: a model that was there, once more. failed: paid for, no model. rejected: the model does not
+    pass its gates. superseded: the product has another model by now. abandoned: nothing stands on it, the
+    product has no model or is gone. unattributed: corrections that belong to no request.
     """
     verdicts: dict[str, set[str | None]] = {}
     for model in products.values():
@@ -136,6 +149,7 @@ def by_fate(spends: Iterable[RequestSpend], products: Mapping[str, ProductModel]
     unknown = ZERO
     for spend in spends:
         usd["failed"] += spend.lost
+        usd["reproduced"] += spend.reproduced
         usd[_fate(spend, verdicts.get(spend.request_key, set()), spend.sku in products)] += spend.settled
         unknown += spend.reserved
     accepted = sum(model.verdict in {"pass", "warn"} for model in products.values())

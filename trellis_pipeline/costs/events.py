@@ -22,6 +22,9 @@ from trellis_pipeline.errors import LedgerError
 Source = Literal["estimate", "provider_cost", "price_list", "gpu_time"]
 SOURCES: tuple[Source, ...] = ("estimate", "provider_cost", "price_list", "gpu_time")
 
+REPRODUCTION = "reproduction"
+"""The cause of a settlement for a model that was there already and was bought once more, to compare."""
+
 _SCOPE_FIELDS = tuple(field.name for field in fields(SpendScope))
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Select, literal, select
 
+from trellis_pipeline.costs.events import REPRODUCTION
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.costs.schema import spend_events
 from trellis_pipeline.errors import LedgerError
@@ -28,7 +29,9 @@ def amounts(connection: Connection, generator: str, preset: str) -> tuple[Decima
     that was broken off (both would teach that a model costs next to nothing).
     """
     query = _settlements(generator, preset).where(
-        spend_events.c.source != "estimate", spend_events.c.amount > ZERO, spend_events.c.cause == ""
+        spend_events.c.source != "estimate",
+        spend_events.c.amount > ZERO,
+        spend_events.c.cause.in_(["", REPRODUCTION]),
     )
     return tuple(connection.execute(query.with_only_columns(spend_events.c.amount)).scalars())
 

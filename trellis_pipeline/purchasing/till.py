@@ -7,7 +7,7 @@ stories.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeGuard
@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from trellis_pipeline.costs import stage_seconds
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
 from trellis_pipeline.costs.estimates import Estimate, reservation_estimate
+from trellis_pipeline.costs.events import REPRODUCTION
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.costs.price_book import PriceBook, load_price_book
 from trellis_pipeline.errors import LedgerError
@@ -132,6 +133,8 @@ def keep_and_settle(
     beside_the_first: the request has a certificate already, which stays the one that is found.
     """
     bill = bill_for(made, reserved(till, intent), order.request.numberResults)
+    if beside_the_first:
+        bill = replace(bill, cause=REPRODUCTION)
     number = intent.number if beside_the_first else None
     identity = str(till.generator.identity)
     purchase = keep(till.store, order, identity, intent.task_uuid, made, choice, bill, number)
