@@ -16,6 +16,7 @@ from trellis_pipeline.cli import app
 from trellis_pipeline.costs.budgets import Budgets, SpendScope
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.errors import SpendingPaused
+from trellis_pipeline.purchasing.journal import Journal
 from trellis_pipeline.service.testing import running_service
 from trellis_pipeline.storage.store import open_store
 
@@ -211,6 +212,16 @@ def test_a_provider_that_is_not_there_or_refuses_the_key_is_reported_without_the
     assert KEY not in refused.output
     with books() as ledger:
         assert ledger.verify() == ()
+
+
+def test_open_purchases_of_another_server_say_where_they_have_to_be_asked_for():
+    begun = SpendScope("shop", "A", "run-1", "runware@127.0.0.1:9", "m", "1024", "key-a")
+    with books() as ledger:
+        Journal(ledger).begin(Decimal("0.10"), begun, Budgets(), after=None)
+    done = trellis("costs", "open", "--finish", "--generator", "runware", "--output", "out")
+    assert done.exit_code == 2, done.output
+    assert "runware@127.0.0.1:9" in done.stderr
+    assert "--generator runware --base-url http://127.0.0.1:9/v1" in done.stderr
 
 
 @pytest.mark.slow
