@@ -229,7 +229,7 @@ CODES = {
         inferenceRateLimitRequestTooLarge contentPolicyViolation providerContentPolicyViolation
         invalidProviderContent imageBlocked unsupportedParameter unknownParameter missingParameter
         invalidImage valueTooLarge modelNotFound mediaNotFound unknownModel arrayTooSmall
-        duplicateParameter
+        duplicateParameter taskDoesNotExist
     """,
     Kind.FAILED: """
         providerError providerInternalError inferenceError timeoutProvider providerGatewayTimeout
