@@ -229,7 +229,7 @@ CODES = {
         inferenceRateLimitRequestTooLarge contentPolicyViolation providerContentPolicyViolation
         invalidProviderContent imageBlocked unsupportedParameter unknownParameter missingParameter
         invalidImage valueTooLarge modelNotFound mediaNotFound unknownModel arrayTooSmall
-        duplicateParameter taskDoesNotExist
+        duplicateParameter
     """,
     Kind.FAILED: """
         providerError providerInternalError inferenceError timeoutProvider providerGatewayTimeout
@@ -249,7 +249,7 @@ CODES = {
         conflictTaskUUID taskAlreadyExists taskAlreadyProcessing taskInUse
     """,
     Kind.UNKNOWN: """
-        somethingNobodyHasSeen
+        somethingNobodyHasSeen taskDoesNotExist
     """,
 }
 
