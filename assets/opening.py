@@ -16,7 +16,13 @@ from resources.ledger import LedgerResource
 from resources.store import ArtifactStoreResource
 from trellis_pipeline.config import Settings
 from trellis_pipeline.config_products import CatalogSettings
-from trellis_pipeline.errors import BlobMissing, ConfigError, ProductError
+from trellis_pipeline.errors import (
+    BlobMissing,
+    ConfigError,
+    ProductError,
+    SourceImageError,
+    StorageUnavailable,
+)
 from trellis_pipeline.generation.generator import Closable
 
 if TYPE_CHECKING:
@@ -204,13 +210,15 @@ def _requests(
 
 def _image_state(catalogs: CatalogResource) -> Callable[[str], str]:
     def state(location: str) -> str:
-        from trellis_pipeline.catalog.image_state import MISSING, local_image_state
+        from trellis_pipeline.catalog.image_state import MISSING, UNKNOWN, local_image_state
 
         if location.startswith("s3://"):
             try:
                 return catalogs.s3_state(location)
             except BlobMissing:
                 return MISSING
+            except (SourceImageError, StorageUnavailable):
+                return UNKNOWN  # whoever fetches it says why
         if location.startswith(("http://", "https://")):
             return ""
         return local_image_state(location)

@@ -78,12 +78,13 @@ def refresh_snapshot(
     since: the snapshot to compare with; the current one if left out.
     """
     from trellis_pipeline.catalog.diff import diff_snapshots
-    from trellis_pipeline.catalog.image_state import image_states
+    from trellis_pipeline.catalog.image_state import image_states, last_known
     from trellis_pipeline.catalog.snapshot import encode_snapshot, snapshot_from_parquet, take_snapshot
 
     shelf = store.open()
-    snapshot = take_snapshot(loaded.products, image_states(loaded.products, head=catalogs.s3_state))
     before = load_snapshot(shelf, catalog) if since is None else snapshot_from_parquet(shelf.get_blob(since))
+    states = image_states(loaded.products, head=catalogs.s3_state)
+    snapshot = take_snapshot(loaded.products, last_known(states, before) if before else states)
     blob = shelf.put_blob(encode_snapshot(snapshot), ".parquet")
     shelf.publish(snapshot_path(catalog), blob)
     keep_problems(shelf, catalog, loaded)

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from resources.store import ArtifactStoreResource
-from trellis_pipeline.errors import BlobMissing, StorageUnavailable
+from trellis_pipeline.errors import (
+    BlobMissing,
+    CatalogError,
+    SourceImageError,
+    StorageError,
+    StorageUnavailable,
+)
 
 if TYPE_CHECKING:
     from trellis_pipeline.catalog.readers import CatalogLoad
@@ -23,17 +29,34 @@ class CatalogResource(dg.ConfigurableResource[None]):
         """Read and validate a catalog. Raises CatalogError when it cannot be read at all."""
         from trellis_pipeline.catalog.readers import load_catalog
 
-        return load_catalog(source, list_bucket=self.list_images, read_bytes=self.read_s3)
+        try:
+            return load_catalog(source, list_bucket=self.list_images, read_bytes=self.read_s3)
+        except (StorageError, SourceImageError) as error:
+            raise CatalogError(f"catalog {error}") from None
 
     def read_s3(self, url: str) -> bytes:
-        """The bytes of one `s3://` object."""
+        """The bytes of one `s3://` object.
+
+        Raises BlobMissing, and SourceImageError for everything else: the bucket is one that a row names, not
+        the store of the run, so it is that product's misfortune even where no bucket answers.
+        """
+        try:
+            return self._object(url)
+        except StorageUnavailable as error:
+            raise SourceImageError(str(error)) from None
+
+    def _object(self, url: str) -> bytes:
         bucket, key = _split(url)
         with _named(url):
             body: bytes = self.store.s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
         return body
 
     def s3_state(self, url: str) -> str:
-        """The ETag of one `s3://` object, which changes with its content."""
+        """The ETag of one `s3://` object, which changes with its content.
+
+        Raises BlobMissing; SourceImageError where S3 refuses this one; StorageUnavailable where it cannot be
+        asked at all, without network or credentials.
+        """
         bucket, key = _split(url)
         with _named(url):
             return str(self.store.s3_client().head_object(Bucket=bucket, Key=key)["ETag"])
@@ -53,7 +76,7 @@ class CatalogResource(dg.ConfigurableResource[None]):
 @contextmanager
 def _named(url: str) -> Iterator[None]:
     """Turn a client's error into ours. Its text is not repeated: it can hold a key or a signed URL."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     try:
         yield
@@ -61,7 +84,9 @@ def _named(url: str) -> Iterator[None]:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
         if code in {"404", "NoSuchKey", "NotFound"}:
             raise BlobMissing(f"{url}: no such object") from None
-        raise StorageUnavailable(f"{url}: S3 answered {code}; check bucket, credentials and region") from None
+        raise SourceImageError(f"{url}: S3 answered {code}; check bucket, credentials and region") from None
+    except ParamValidationError:
+        raise SourceImageError(f"{url}: no bucket or object can have such a name; correct the URL") from None
     except BotoCoreError as error:
         raise StorageUnavailable(f"{url}: {type(error).__name__}; check endpoint and credentials") from None
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from trellis_pipeline.catalog.columns import SETTING_TYPES
 from trellis_pipeline.catalog.diff import CatalogDiff, ChangedProduct, diff_snapshots
-from trellis_pipeline.catalog.image_state import image_states, local_image_state
+from trellis_pipeline.catalog.image_state import image_states, last_known, local_image_state
 from trellis_pipeline.catalog.product import Product
 from trellis_pipeline.catalog.readers import load_catalog
 from trellis_pipeline.catalog.snapshot import (
@@ -30,7 +30,7 @@ from trellis_pipeline.catalog.snapshot import (
     snapshot_to_parquet,
     take_snapshot,
 )
-from trellis_pipeline.errors import BlobMissing, CatalogError, StorageUnavailable
+from trellis_pipeline.errors import BlobMissing, CatalogError, SourceImageError, StorageUnavailable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 LENGTH = st.none() | st.floats(min_value=1e-4, max_value=100)
@@ -284,12 +284,32 @@ def test_remote_photos_are_asked_for_once_per_object_and_https_never():
     assert set(image_states(items).values()) == {""}
 
 
-def test_a_bucket_that_does_not_answer_is_not_taken_for_missing_photos():
-    def head(url: str) -> str:
-        raise StorageUnavailable(f"{url}: no network")
+def test_photos_that_cannot_be_asked_about_are_unknown_and_not_missing_and_stop_nobody():
+    asked: list[str] = []
 
-    with pytest.raises(StorageUnavailable):
-        image_states([Product(sku="A", image="s3://b/a.png")], head=head)
+    def head(url: str) -> str:
+        asked.append(url)
+        if "denied" in url:
+            raise SourceImageError(f"{url}: AccessDenied")
+        if "silent" in url:
+            raise StorageUnavailable(f"{url}: no network")
+        return "etag"
+
+    items = [Product(sku="D", image="s3://a-denied/d.png"), Product(sku="E", image="s3://b/e.png")]
+    assert image_states(items, head=head) == {"D": "", "E": "etag"}
+    asked.clear()
+    silent = [Product(sku=f"S{n}", image=f"s3://silent/{n}.png") for n in range(500)]
+    assert set(image_states(silent, head=head).values()) == {""}
+    assert len(asked) < 500
+
+
+def test_a_photo_that_changed_while_its_bucket_was_silent_is_noticed_when_it_answers_again():
+    items = [Product(sku="A", image="s3://b/a.png"), Product(sku="N", image="s3://b/n.png")]
+    before = take_snapshot(items[:1], {"A": "old"})
+    during = take_snapshot(items, last_known({"A": "", "N": ""}, before))
+    after = take_snapshot(items, last_known({"A": "new", "N": "first"}, during))
+    assert diff_snapshots(before, during).changed == ()
+    assert diff_snapshots(during, after).changed == (ChangedProduct("A", "image"),)
 
 
 def test_a_folder_catalog_survives_the_round_trip(tmp_path: Path):
