@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -74,12 +75,13 @@ def webhooks(
 
         settings = settings_for(config, webhooks={"host": host, "port": port})
         _log_to_stderr()
-        serve_webhooks(
-            settings.ledger_url,
-            settings.webhooks.host,
-            settings.webhooks.port,
-            ready=lambda address: typer.echo(f"webhooks are taken at {address}", err=True),
-        )
+        with suppress(KeyboardInterrupt):  # to be stopped is how it ends; uvicorn has ended it in good order
+            serve_webhooks(
+                settings.ledger_url,
+                settings.webhooks.host,
+                settings.webhooks.port,
+                ready=lambda address: typer.echo(f"webhooks are taken at {address}", err=True),
+            )
         return 0
 
     guarded(work)

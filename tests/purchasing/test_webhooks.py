@@ -465,6 +465,7 @@ def test_the_command_writes_one_line_for_each_call_and_no_token(tmp_path):
         finally:
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=20)
+    assert process.returncode == 0
     taken, forged = err.splitlines()
     assert taken.endswith(f"INFO callback for task {task}: news")
     assert forged.endswith("WARNING callback refused: unknown task or wrong token")
