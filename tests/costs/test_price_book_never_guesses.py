@@ -164,12 +164,13 @@ def test_however_cheap_the_history_no_less_than_the_list_price_of_every_result_i
     assert four.reserve == Decimal("0.1024")
 
 
-def test_what_broken_off_work_cost_says_nothing_about_what_a_model_costs(sqlite_ledger, book):
+def test_broken_off_work_says_nothing_about_what_a_model_costs_or_how_long_it_takes(sqlite_ledger, book):
     own = book.with_gpu_second("runware", Decimal("0.001"))
     for number in range(MIN_SAMPLES):
         scope = SpendScope("demo", f"P{number}", "run", "runware", TRELLIS, "1024", f"key{number}")
         money = sqlite_ledger.reserve(Decimal(1), scope, Budgets())
-        sqlite_ledger.settle(money, Decimal("0.0001"), source="gpu_time", cause="Interrupted")
+        sqlite_ledger.settle(money, Decimal("0.0001"), source="gpu_time", cause="Interrupted", seconds=0.1)
+    assert sqlite_ledger.seconds_history("runware", "1024") == ()
     found = estimate(sqlite_ledger, own, expected_seconds=20)
     assert (found.reserve, found.basis) == (Decimal("0.05"), "list_price")
 

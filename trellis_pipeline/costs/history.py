@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import TypeVar
 
-from sqlalchemy import Connection, Select, literal, select
+from sqlalchemy import Connection, Select, literal, or_, select
 
 from trellis_pipeline.costs.events import REPRODUCTION
 from trellis_pipeline.costs.money import ZERO
@@ -18,6 +18,7 @@ from trellis_pipeline.costs.schema import spend_events
 from trellis_pipeline.errors import LedgerError
 
 HISTORY = 500
+_WITH_A_MODEL = ("", REPRODUCTION)  # causes of settlements for work that was not broken off
 
 Figure = TypeVar("Figure", Decimal, float)
 
@@ -31,14 +32,20 @@ def amounts(connection: Connection, generator: str, preset: str) -> tuple[Decima
     query = _settlements(generator, preset).where(
         spend_events.c.source != "estimate",
         spend_events.c.amount > ZERO,
-        spend_events.c.cause.in_(["", REPRODUCTION]),
+        spend_events.c.cause.in_(_WITH_A_MODEL),
     )
     return tuple(connection.execute(query.with_only_columns(spend_events.c.amount)).scalars())
 
 
 def seconds(connection: Connection, generator: str, preset: str) -> tuple[float, ...]:
-    """Generation times of the latest settlements, newest first; those that state no time are left out."""
-    query = _settlements(generator, preset).where(spend_events.c.seconds > 0)
+    """Generation times of the latest settlements, newest first.
+
+    Those that state no time are left out, and so is work on the own machine that was broken off.
+    """
+    query = _settlements(generator, preset).where(
+        spend_events.c.seconds > 0,
+        or_(spend_events.c.source != "gpu_time", spend_events.c.cause.in_(_WITH_A_MODEL)),
+    )
     return tuple(connection.execute(query.with_only_columns(spend_events.c.seconds)).scalars())
 
 
