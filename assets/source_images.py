@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -42,14 +43,15 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> SourceImage
     started = time.perf_counter()
     fetched_as = fingerprint(item.product.image, tools.crop_options.max_pixels, STAGE.version)
     known = await asyncio.to_thread(_still_good, item, tools, fetched_as)
-    fetched = await tools.fetch(item.product.image, known.etag if known else "")
-    if known is not None and fetched.data is None:
-        return known
-    data = fetched.data
-    fetch_seconds = time.perf_counter() - started
-    if not data:
-        raise SourceImageError(f"{redact_url(item.product.image)}: the file is empty")
-    inspected = await tools.workers.run(inspect_photo, data, max_pixels=tools.crop_options.max_pixels)
+    with _row_named(item.product.row):
+        fetched = await tools.fetch(item.product.image, known.etag if known else "")
+        if known is not None and fetched.data is None:
+            return known
+        data = fetched.data
+        fetch_seconds = time.perf_counter() - started
+        if not data:
+            raise SourceImageError(f"{redact_url(item.product.image)}: the file is empty")
+        inspected = await tools.workers.run(inspect_photo, data, max_pixels=tools.crop_options.max_pixels)
     facts = inspected.value
     suffix = _SUFFIXES[facts.format]
     photo = await asyncio.to_thread(tools.store.put_blob, data, suffix)
@@ -72,6 +74,15 @@ async def make(item: LineItem, tools: LineTools, inputs_key: str) -> SourceImage
         etag=fetched.etag,
         fetched_as=fetched_as,
     )
+
+
+@contextmanager
+def _row_named(row: int) -> Iterator[None]:
+    """Say where in the catalog the photo is named. row: 0 where no row names it, as in a folder."""
+    try:
+        yield
+    except SourceImageError as error:
+        raise SourceImageError(f"{error} (catalog row {row})" if row else str(error)) from None
 
 
 def _still_good(item: LineItem, tools: LineTools, fetched_as: str) -> SourceImage | None:

@@ -96,16 +96,23 @@ def test_a_row_with_a_wrong_or_private_bucket_fails_by_name_and_the_others_go_on
         errors = outcomes(tools, list(photos))
     assert errors["GOOD"] is None
     assert "s3://typo/a.png: S3 answered NoSuchBucket" in errors["TYPO"]
+    assert errors["TYPO"].endswith("(catalog row 2)")
     assert "s3://private/b.png: S3 answered AccessDenied" in errors["PRIVATE"]
     assert "correct the URL" in errors["ILL"]
 
 
 def test_without_credentials_the_photos_in_buckets_fail_by_name_and_the_others_go_on(tmp_path, endpoint):
-    photos = {"S3": "s3://private/b.png", "GOOD": str(draw_photo(tmp_path / "good.png"))}
+    photos = {
+        "S3": "s3://private/b.png",
+        "NEVER": "nothere.png",
+        "GOOD": str(draw_photo(tmp_path / "good.png")),
+    }
     with opened(tmp_path, endpoint, photos) as tools:
         errors = outcomes(tools, list(photos))
     assert errors["GOOD"] is None
     assert "s3://private/b.png: NoCredentialsError; check endpoint and credentials" in errors["S3"]
+    missing = tmp_path / "shop" / "nothere.png"
+    assert errors["NEVER"] == f"{missing} does not exist; put it there or correct the catalog (catalog row 3)"
 
 
 @pytest.mark.parametrize("source", ["s3://typo/catalog.csv", "s3://private/photos/"])

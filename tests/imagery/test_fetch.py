@@ -365,9 +365,9 @@ def test_local_files_are_read_by_path_and_by_file_url(tmp_path):
     assert asyncio.run(fetch_image(path.as_uri(), LAN)) == b"pixels"
 
 
-def test_a_file_that_vanished_is_named(tmp_path):
+def test_a_file_that_is_not_there_is_named_without_a_guess_at_its_past(tmp_path):
     path = tmp_path / "gone.png"
-    assert refused(str(path)) == f"{path} does not exist; it was moved or deleted after it was listed"
+    assert refused(str(path)) == f"{path} does not exist; put it there or correct the catalog"
 
 
 def test_a_local_file_over_the_limit_is_refused(tmp_path):

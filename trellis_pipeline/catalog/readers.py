@@ -183,7 +183,11 @@ def _locate_in_folder(folder: Path) -> Callable[[str], str]:
     def locate(image: str) -> str:
         if _PLAIN_PATH.fullmatch(image):
             return prefix + image
-        return image if "://" in image else posixpath.normpath(str(folder / image))
+        if "://" in image:
+            return image
+        # As a shell has it for the catalog's own path; `~name`, another user's home, stays a file's name.
+        home = posixpath.expanduser(image) if image.startswith("~/") else image
+        return posixpath.normpath(str(folder / home))
 
     return locate
 

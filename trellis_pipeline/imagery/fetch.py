@@ -84,9 +84,7 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
         # Not blocking, so that a named pipe is refused below instead of waited for.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise SourceImageError(
-            f"{name} does not exist; it was moved or deleted after it was listed"
-        ) from None
+        raise SourceImageError(f"{name} does not exist; put it there or correct the catalog") from None
     except PermissionError:
         raise SourceImageError(f"{name} may not be read; check its permissions") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -122,9 +120,7 @@ async def _fetch_s3(url: str, limits: FetchLimits, read_s3: Callable[[str], byte
     except TimeoutError:
         raise timed_out(name, limits) from None
     except BlobMissing:
-        raise SourceImageError(
-            f"{name} does not exist; it was moved or deleted after it was listed"
-        ) from None
+        raise SourceImageError(f"{name} does not exist; put it there or correct the catalog") from None
     except TrellisError:
         raise
     except Exception as error:
