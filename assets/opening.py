@@ -16,6 +16,7 @@ from resources.ledger import LedgerResource
 from resources.store import ArtifactStoreResource
 from trellis_pipeline.config import Settings
 from trellis_pipeline.config_products import CatalogSettings
+from trellis_pipeline.config_purchasing import is_of_this_network
 from trellis_pipeline.errors import (
     BlobMissing,
     ConfigError,
@@ -187,6 +188,11 @@ def _picture_url(store: ArtifactStoreResource, generator: GeneratorResource) -> 
         raise ConfigError(
             f'runware.image_input = "url" needs a storage that the provider can read: {store.url} is on this '
             'machine. Use an s3:// url under [storage], or image_input = "upload" or "data_uri"'
+        )
+    if generator.seller == "runware" and store.s3_endpoint and is_of_this_network(store.s3_endpoint):
+        raise ConfigError(
+            f'runware.image_input = "url": Runware cannot reach a bucket at {store.s3_endpoint}; '
+            'use image_input = "upload" or "data_uri"'
         )
     return links
 

@@ -61,18 +61,24 @@ def test_the_provider_fetches_the_crop_by_a_link_that_ends_and_is_not_logged(buc
     assert [line for line in ours if "Signature" in line] == []
 
 
-def test_links_into_a_folder_of_this_machine_are_refused_before_anything_is_tried(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("", "needs a storage that the provider can read"),
+        (
+            '[storage]\nurl = "s3://b/p"\ns3_endpoint = "http://10.0.0.5:9000"',
+            "Runware cannot reach a bucket at",
+        ),
+    ],
+)
+def test_links_that_the_provider_could_not_follow_are_refused_at_once(tmp_path, monkeypatch, storage, said):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "trellis.toml").write_text('[runware]\nimage_input = "url"\n')
+    (tmp_path / "trellis.toml").write_text(f'[runware]\nimage_input = "url"\n{storage}\n')
     (tmp_path / "catalog.csv").write_text("sku,image\nA,a.png\n")
-    asked = ("plan", "--catalog", "catalog.csv", "--output", "out", "--generator", "runware")
-    done = CliRunner().invoke(app, asked)
+    done = CliRunner().invoke(app, ["plan", "--catalog", "catalog.csv", "--generator", "runware"])
     assert done.exit_code == 2, done.output
-    assert "needs a storage that the provider can read" in done.stderr
-    assert "s3://" in done.stderr
-    assert CliRunner().invoke(app, asked[:-2]).exit_code != 2  # others send no picture anywhere
-    with pytest.raises(ConfigError, match="s3://"):
-        options("http://127.0.0.1:1/v1", image_input="url")
+    assert said in done.stderr
+    assert 'image_input = "upload"' in done.stderr
 
 
 def test_a_picture_that_is_not_from_the_store_travels_in_its_task(monkeypatch):
@@ -82,3 +88,5 @@ def test_a_picture_that_is_not_from_the_store_travels_in_its_task(monkeypatch):
         api_key=ApiKey(SENTINEL), image_input="url", picture_url=lambda _: "https://x.test/"
     )
     assert kept.image_input == "url"
+    with pytest.raises(ConfigError, match="s3://"):
+        options("http://127.0.0.1:1/v1", image_input="url")
