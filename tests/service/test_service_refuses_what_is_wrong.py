@@ -8,16 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_catalogs import InstantGenerator
+from wire_client import listed_codes as codes
 
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.service.options import ServiceOptions, account_of, hash_api_key
 from trellis_pipeline.service.serve import bind, make_server, serve
 
 JSON = {"Content-Type": "application/json"}
-
-
-def codes(answer):
-    return [error["code"] for error in answer.json()["errors"]]
 
 
 # -- keys ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from trellis_pipeline.service.messages import STATUS
 from trellis_pipeline.service.testing import RunningService
 
 SAFETY_SECONDS = 30
@@ -26,6 +27,16 @@ def wait_until(condition: Callable[[], Any], what: str = "the condition") -> Any
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.02)
     return found
+
+
+def listed_codes(answer: httpx.Response) -> list[str]:
+    """The codes of an answer's errors. One that nobody listed is one that no documentation explains."""
+    try:
+        codes = [error["code"] for error in answer.json().get("errors", [])]
+    except ValueError:  # no JSON: a fault of the plan
+        return []
+    assert set(codes) <= set(STATUS), f"not in service.messages.STATUS: {codes}"
+    return codes
 
 
 class Client:
@@ -49,7 +60,9 @@ class Client:
         }
 
     def post(self, *tasks: Any, **headers: str) -> httpx.Response:
-        return self.http.post(self.service.base_url, json=list(tasks), headers=headers)
+        answer = self.http.post(self.service.base_url, json=list(tasks), headers=headers)
+        listed_codes(answer)  # whatever the test is about
+        return answer
 
     def submit(self, **fields: Any) -> str:
         task = self.task(**fields)

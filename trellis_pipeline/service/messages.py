@@ -19,8 +19,26 @@ from trellis_pipeline.service.records import Json, Result, Task
 INFERENCE = "3dInference"
 DOCUMENTATION = "https://runware.ai/docs/models/microsoft-trellis-2"
 
-# Everything else is the client's mistake: 400.
+# Every code that the service answers, as docs/reference/errors.md explains it. 200: only ever said about a
+# task that was accepted before; 400: the client's mistake, which also holds for whatever is not listed.
 STATUS = {
+    "inferenceError": 200,
+    "invalidInput": 200,
+    "mediaExpired": 200,
+    "processingFailed": 200,
+    "arrayTooLarge": 400,
+    "conflictTaskUUID": 400,
+    "downloadFailed": 400,
+    "incompatibleParameters": 400,
+    "invalidImage": 400,
+    "invalidJSON": 400,
+    "invalidModel": 400,
+    "invalidRequest": 400,
+    "invalidType": 400,
+    "invalidValue": 400,
+    "missingParameter": 400,
+    "unknownParameter": 400,
+    "unsupportedTaskType": 400,
     "missingApiKey": 401,
     "invalidApiKey": 401,
     "insufficientCredits": 402,
