@@ -79,7 +79,7 @@ def test_every_question_is_answered_for_the_price_of_one_model(tmp_path, service
     assert facts["tasks in one request"]["most_answered"] == 100
     course = facts["generation"]
     assert course["ack"]["shape"] == {"data": [{"taskType": "text '3dInference'", "taskUUID": "uuid"}]}
-    assert course["result"]["files_in"] == ["outputs.files"]
+    assert course["result"]["files_in"] == ["outputs.files", "modelURL"]
     assert course["result"]["cost"] == {"type": "number", "usd": "0.0256"}
     assert course["result"]["link"]["allowed"] is True
     assert course["result"]["link"]["query_parameters"] == ["expires", "signature"]
