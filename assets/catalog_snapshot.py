@@ -69,8 +69,9 @@ class CatalogRows:
 
 
 def keep_problems(store: ArtifactStore, catalog: str, loaded: CatalogLoad) -> None:
-    """Write down which rows gave no product and which columns were ignored."""
+    """Write down where the catalog was read, which rows gave no product and which columns were ignored."""
     problems = {
+        "source": loaded.source,
         "bad_rows": [asdict(problem) for problem in loaded.problems],
         "ignored_columns": [column_hint(column) for column in loaded.unknown_columns],
     }
@@ -88,6 +89,15 @@ def load_rows(store: ArtifactStore, catalog: str) -> CatalogRows:
         bad_rows=tuple(RowProblem(**problem) for problem in problems["bad_rows"]),
         ignored_columns=tuple(problems["ignored_columns"]),
     )
+
+
+def load_source(store: ArtifactStore, catalog: str) -> str | None:
+    """Where the catalog of that name was last read; None before the first time, or where nobody noted it."""
+    try:
+        source = json.loads(store.read(catalog_problems_path(catalog))).get("source")
+    except BlobMissing:
+        return None
+    return None if source is None else str(source)
 
 
 def column_hint(column: UnknownColumn) -> str:

@@ -2,7 +2,7 @@
 
 <catalog>/report.html                     the report, with relative links to everything below
 <catalog>/catalog.parquet                 the last snapshot of the catalog
-<catalog>/catalog_problems.json           its rows that gave no product, and its columns that were ignored
+<catalog>/catalog_problems.json           where it was read, its bad rows and its ignored columns
 <catalog>/products/<sku>/model.glb        what a shop takes
 <catalog>/products/<sku>/<stage>.json     the record of each stage: lineage, figures, verdict
 generations/<request_key>.json            what was bought, by request
@@ -28,7 +28,7 @@ def snapshot_path(catalog: str) -> str:
 
 
 def catalog_problems_path(catalog: str) -> str:
-    """What that snapshot could not take: bad rows and ignored columns."""
+    """Where that snapshot was read, and what it could not take: bad rows and ignored columns."""
     return f"{catalog}/catalog_problems.json"
 
 

@@ -3,10 +3,12 @@
 import json
 
 import pytest
-from small_catalogs import write_catalog
+from small_catalogs import settings_for, write_catalog
 from typer.testing import CliRunner
 
+from assets.product_catalog import refresh_snapshot
 from trellis_pipeline.cli import app
+from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.review.quote_text import print_quote
 
 
@@ -66,6 +68,25 @@ def test_unusable_arguments_give_exit_code_2_and_one_clear_message(tmp_path, arg
     assert done.exit_code == 2, done.output
     assert expected in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_catalog_that_only_shares_its_file_name_with_another_does_not_replace_its_results(tmp_path):
+    first, second = (
+        write_catalog(tmp_path / place, []).rename(tmp_path / place / "shop.csv") for place in "xy"
+    )
+    settings = settings_for(tmp_path, first)
+    parts = build_definitions(settings).resources
+    refresh_snapshot("shop", parts["catalogs"].load(str(first)), parts["store"], parts["catalogs"])
+    at = ("--output", tmp_path / "output")
+    for command in (["run"], ["plan"], ["reproduce", "A"]):
+        refused = trellis(*command, "--catalog", second, *at)
+        assert refused.exit_code == 2, refused.output
+        assert f"has the results of {first}; {second} would be called shop too" in refused.output
+    assert trellis("plan", "--catalog", tmp_path / "y" / ".." / "x" / "shop.csv", *at).exit_code == 0
+    # The way out that the message names for a catalog that was moved.
+    moved = f'[[catalogs]]\nname = "shop"\nsource = "{second}"\n'
+    (tmp_path / "trellis.toml").write_text(moved)
+    assert trellis("plan", "--catalog", second, *at).exit_code == 0
 
 
 def test_a_catalog_of_which_nothing_can_be_planned_gives_exit_code_1(tmp_path):

@@ -71,14 +71,14 @@ def settings_for_run(
 
 def with_catalog(settings: Settings, wanted: str) -> tuple[Settings, CatalogSettings]:
     """The configured catalog of that name or source, or a new one for an unconfigured path."""
-    from trellis_pipeline.config_products import CatalogSettings, catalog_name_for
+    from trellis_pipeline.config_products import CatalogByPath, catalog_name_for
 
-    source = wanted if "://" in wanted else str(Path(wanted).absolute())
+    source = wanted if "://" in wanted else str(Path(wanted).expanduser().absolute())
     for catalog in settings.catalogs:
         if wanted == catalog.name or source == settings.catalog_source(catalog):
             return settings, catalog
     name = catalog_name_for(source, {catalog.name for catalog in settings.catalogs})
-    added = CatalogSettings(name=name, source=source)
+    added = CatalogByPath(name=name, source=source)
     return settings.model_copy(update={"catalogs": (*settings.catalogs, added)}), added
 
 

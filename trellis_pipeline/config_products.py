@@ -40,6 +40,10 @@ class CatalogSettings(BaseModel):
         return name
 
 
+class CatalogByPath(CatalogSettings):
+    """A catalog that was given by its path alone. Its name is made from that, so two may come to the same."""
+
+
 class PreviewSettings(BaseModel):
     """The picture that is drawn of each finished model. px: its side."""
 

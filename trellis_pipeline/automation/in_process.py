@@ -29,6 +29,7 @@ from trellis_pipeline.automation.instance import (
     home_unavailable,
     open_instance,
 )
+from trellis_pipeline.automation.same_catalog import refuse_namesake
 from trellis_pipeline.automation.summary import ProductSummary, product_summary
 from trellis_pipeline.catalog.rows import RowProblem
 from trellis_pipeline.config import Settings
@@ -92,6 +93,7 @@ def run_catalog(
     definitions = build_definitions(settings, progress, generator)
     resources = dict(definitions.resources or {})
     store = resources["store"].open()
+    refuse_namesake(settings, catalog, store)
     listener = _Listener(on_event, lambda done: product_summary(done, catalog.name, store))
     progress.listener = listener
     assets = {

@@ -23,6 +23,7 @@ from assets.opening import LineSettings, open_tools
 from assets.records import LineItem, ProductCrop, ProductModel
 from assets.stage import current_key
 from assets.stream import ProductDone, RunStopped, stream
+from trellis_pipeline.automation.same_catalog import refuse_namesake
 from trellis_pipeline.costs.budgets import ScopeState, SpendScope
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.definitions import build_definitions
@@ -104,6 +105,7 @@ def plan_catalog(
     started = time.perf_counter()
     resources = dict(build_definitions(settings, None, generator).resources or {})
     line = LineSettings(settings, catalog)
+    refuse_namesake(settings, catalog, resources["store"].open())
     loaded: CatalogLoad = resources["catalogs"].load(line.source)
     items = _chosen(loaded, only)
     on_start(len(items))

@@ -23,6 +23,7 @@ import pydantic
 from assets.opening import LineSettings, open_tools
 from assets.paths import product_path, record_path
 from assets.records import ProductCrop, ProductModel, StageRecord
+from trellis_pipeline.automation.same_catalog import refuse_namesake
 from trellis_pipeline.catalog.sku import printable, sku_fault
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import BlobMissing, ConfigError
@@ -65,6 +66,7 @@ def reproduce_model(
     if fault is not None:
         raise ConfigError(f"SKU {printable(sku)!r} {fault}")
     resources = dict(build_definitions(settings, None, generator).resources or {})
+    refuse_namesake(settings, catalog, resources["store"].open())
     run_id = f"reproduce-{uuid.uuid4().hex[:12]}"
     opened = open_tools(
         LineSettings(settings, catalog),
