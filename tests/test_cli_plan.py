@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from assets.product_catalog import refresh_snapshot
 from trellis_pipeline.cli import app
+from trellis_pipeline.cli_common import settings_for as settings_for_command
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.review.quote_text import print_quote
 
@@ -68,6 +69,24 @@ def test_unusable_arguments_give_exit_code_2_and_one_clear_message(tmp_path, arg
     assert done.exit_code == 2, done.output
     assert expected in done.output
     assert "Traceback" not in done.output
+
+
+def test_an_output_may_be_a_url_and_then_the_ledger_stays_at_home(tmp_path):
+    bucket = settings_for_command(output="s3://bucket/spring")
+    assert (bucket.storage_url, bucket.home_dir) == ("s3://bucket/spring", tmp_path / ".trellis")
+    for folder in ("a b", (tmp_path / "a b").as_uri()):
+        here = settings_for_command(output=folder)
+        assert here.storage_url == (tmp_path / "a b").as_uri()
+        assert here.home_dir == tmp_path / "a b" / ".trellis"
+    for command in (["costs"], ["costs", "waste"], ["costs", "resume"]):
+        done = trellis(*command, "--output", "s3://bucket/spring")
+        assert done.exit_code == 0, done.output
+    assert (tmp_path / ".trellis" / "ledger.sqlite").exists()
+    write_catalog(tmp_path / "shop", [])
+    refused = trellis("plan", "--catalog", "shop", "--output", "ftp://host/spring")
+    assert refused.exit_code == 2
+    assert "a store URL starts with file:/// or s3://" in refused.output
+    assert not list(tmp_path.glob("*:"))
 
 
 def test_a_catalog_that_only_shares_its_file_name_with_another_does_not_replace_its_results(tmp_path):

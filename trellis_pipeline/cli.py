@@ -16,11 +16,13 @@ import typer
 from trellis_pipeline import __version__
 from trellis_pipeline.cli_care import doctor, reproduce
 from trellis_pipeline.cli_common import (
+    OUTPUT_HELP,
     BaseUrlOption,
     BudgetOption,
     ConfigOption,
     GeneratorOption,
     JsonOption,
+    OutputOption,
     exit_code_of,
     guarded,
     settings_for_run,
@@ -70,7 +72,7 @@ def run(
     ],
     generator: GeneratorOption = None,
     base_url: BaseUrlOption = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for everything this run makes.")] = None,
+    output: Annotated[str | None, typer.Option(metavar="DIR|URL", help=OUTPUT_HELP)] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these SKUs: --only A B, or repeated.")] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="SKU...", hidden=True)] = None,
     budget: BudgetOption = None,
@@ -96,7 +98,7 @@ def plan(
     ],
     generator: GeneratorOption = None,
     base_url: BaseUrlOption = None,
-    output: Annotated[Path | None, typer.Option(help="Folder that the run will be given.")] = None,
+    output: OutputOption = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these SKUs: --only A B, or repeated.")] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="SKU...", hidden=True)] = None,
     budget: BudgetOption = None,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from urllib.parse import unquote
 
 import typer
 
@@ -20,8 +21,17 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings fi
 BudgetOption = Annotated[
     str | None, typer.Option(metavar="USD", help="The most that this run may spend, in dollars.")
 ]
+OUTPUT_HELP = (
+    "Folder for everything this run makes, or s3://bucket/prefix for its files; the ledger and Dagster's own "
+    "files then stay where the settings have them."
+)
 OutputOption = Annotated[
-    Path | None, typer.Option(help="The folder that `run --output` was given, or is to be made.")
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="DIR|URL",
+        help="What `run --output` was given, or will be: a folder or an s3:// URL.",
+    ),
 ]
 GeneratorOption = Annotated[str | None, typer.Option(help="Generator to use: draft, runware or local.")]
 BaseUrlOption = Annotated[
@@ -32,21 +42,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 def settings_for(
     config: Path | None = None,
-    output: Path | None = None,
+    output: str | None = None,
     budget: str | None = None,
     **sections: dict[str, Any],
 ) -> Settings:
     """Settings of the file, the environment and the command line, the last winning.
 
-    output: a folder for everything. budget: dollars that this run may spend. sections: further values of the
-    command line by section and key, None where they were not given.
+    output: a folder for everything, or a URL for the artifacts alone. budget: dollars that this run may
+    spend. sections: further values of the command line by section and key, None where they were not given.
     """
     from trellis_pipeline.config import load_settings
 
     overrides: dict[str, Any] = {}
     if output is not None:
-        folder = output.absolute()
-        overrides = {"storage": {"url": f"file://{folder}"}, "home": folder / ".trellis"}
+        overrides = _output_overrides(output)
     if budget is not None:
         overrides["budget"] = {"run_usd": dollars_from(budget, "--budget")}
     for section, values in sections.items():
@@ -54,9 +63,18 @@ def settings_for(
     return load_settings(config, overrides)
 
 
+def _output_overrides(output: str) -> dict[str, Any]:
+    """A folder takes the ledger and Dagster's files too; a bucket cannot, so they stay at home."""
+    if "://" in output and not output.startswith("file://"):
+        return {"storage": {"url": output}}
+    path = unquote(output.removeprefix("file://")) if output.startswith("file://") else output
+    folder = Path(path).expanduser().absolute()
+    return {"storage": {"url": f"file://{folder}"}, "home": folder / ".trellis"}
+
+
 def settings_for_run(
     config: Path | None,
-    output: Path | None,
+    output: str | None,
     budget: str | None,
     generator: str | None,
     base_url: str | None,

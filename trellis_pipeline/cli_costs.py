@@ -11,6 +11,7 @@ from trellis_pipeline.cli_common import (
     BaseUrlOption,
     ConfigOption,
     JsonOption,
+    OutputOption,
     guarded,
     settings_for,
     settings_for_run,
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from trellis_pipeline.storage.store import ArtifactStore
 
 costs_app = typer.Typer(pretty_exceptions_enable=False)
-
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", help="The folder that `run --output` was given.")
-]
 
 
 @costs_app.callback(invoke_without_command=True)
@@ -237,7 +234,7 @@ def open_(
     guarded(work)
 
 
-def _ledger(config: Path | None, output: Path | None) -> Ledger:
+def _ledger(config: Path | None, output: str | None) -> Ledger:
     from trellis_pipeline.costs.ledger import Ledger
 
     return Ledger.open(settings_for(config, output).ledger_url)

@@ -26,11 +26,12 @@ def refuse_namesake(settings: Settings, catalog: CatalogSettings, store: Artifac
     source, before = settings.catalog_source(catalog), load_source(store, catalog.name)
     if before is None or _place(before) == _place(source):
         return
+    name = catalog.name
     raise ConfigError(
-        f"{store.location(catalog.name)} has the results of {before}; {source} would be called "
-        f"{catalog.name} too and replace them. Give it an output of its own with --output, or another name in "
-        f'trellis.toml: [[catalogs]] with name = "{catalog.name}_2" and source = "{source}". If it is the same '
-        f'catalog at a new place, write name = "{catalog.name}" there'
+        f"{store.location(name)} has the results of {before}; {source} would be called {name} too and "
+        "replace them. Give it an output of its own with --output, or another name in trellis.toml: [[catalogs]] "
+        f'with name = "{name}_2" and source = "{source}". If it is the same catalog at a new place, write '
+        f'name = "{name}" there'
     )
 
 
