@@ -27,6 +27,7 @@ from torch import Tensor
 from trellis_pipeline.errors import ConfigError, GenerationError
 from trellis_pipeline.trellis2 import stages
 from trellis_pipeline.trellis2.dual_grid import extract_surface
+from trellis_pipeline.trellis2.exact import exact_sums
 from trellis_pipeline.trellis2.latent_decoder import material_voxels, surface_voxels
 from trellis_pipeline.trellis2.modes import MODES, Mode
 from trellis_pipeline.trellis2.photo import Matting, cut_out, encoder_input
@@ -131,9 +132,10 @@ def generate_from_square(
                 raise
             return None  # and let go of the error, whose traceback holds every tensor
 
-    model = attempt()
-    if model is None and retry_smaller and networks.shrink():
+    with exact_sums(networks.device):
         model = attempt()
+        if model is None and retry_smaller and networks.shrink():
+            model = attempt()
     if model is None:
         raise GenerationError(
             f"not enough memory on {networks.device} for mode {mode}: use a smaller memory plan or resolution"
