@@ -82,6 +82,21 @@ def test_a_network_that_waits_is_not_read_again(copy):
         pass
 
 
+def test_networks_are_moved_farther_off_and_never_nearer(copy):
+    networks = ResidentNetworks(open_repository(copy), CPU, plan="device")
+    with networks.use(FLOW):
+        pass
+    assert not networks.shrink_to("device")
+    assert networks.shrink_to("host")
+    open_repository(copy).networks[FLOW].weights.unlink()
+    with networks.use(FLOW) as network:  # from memory
+        assert not next(network.parameters()).is_meta
+    assert networks.shrink_to("disk")
+    assert networks.waiting == ()
+    assert not networks.shrink_to("host")
+    assert networks.plan == "disk"
+
+
 def test_settings_and_scales_come_from_the_description(checkpoint):
     repository = open_repository(checkpoint)
     assert repository.settings.structure.steps == 2
@@ -109,6 +124,7 @@ def test_no_weights_at_all_says_how_to_get_them(tmp_path):
         "microsoft/TRELLIS.2-4B/ckpts/tex_dec.safetensors",
         "microsoft/TRELLIS-image-large/ckpts/ss_dec.json",
         "facebook/dinov3-tiny/config.json",
+        "facebook/dinov3-tiny/model.safetensors",
     ],
 )
 def test_a_missing_file_is_named_before_anything_is_loaded(copy, file):
@@ -122,12 +138,29 @@ def test_the_flows_of_one_resolution_are_enough_for_it(copy):
         (copy / f"microsoft/TRELLIS.2-4B/ckpts/{name}.safetensors").unlink()
     repository = open_repository(copy)
     assert set(repository.absent) == {"shape_slat_flow_model_1024", "tex_slat_flow_model_1024"}
-    assert not set(repository.absent) & set(repository.networks)
     repository.require("512")
     with pytest.raises(WeightsMissing, match=r"shape_1024\.safetensors .*1024_cascade.*--only-mode 1024"):
         repository.require("1024_cascade")
     with pytest.raises(ConfigError, match="unknown mode"):
         repository.require("2048")
+
+
+def test_weights_that_come_later_serve_an_open_checkpoint(copy):
+    file = copy / "microsoft/TRELLIS.2-4B/ckpts/tex_512.safetensors"
+    fetched = file.rename(copy / "tex_512.safetensors")
+    repository = open_repository(copy)
+    networks = ResidentNetworks(repository, CPU)
+    with pytest.raises(WeightsMissing):
+        repository.require("512")
+    with (
+        pytest.raises(WeightsMissing, match=r"tex_512\.safetensors"),
+        networks.use("tex_slat_flow_model_512"),
+    ):
+        pass
+    fetched.rename(file)
+    repository.require("512")
+    with networks.use("tex_slat_flow_model_512") as network:
+        assert not next(network.parameters()).is_meta
 
 
 def test_flows_that_serve_no_mode_are_not_enough(copy):
@@ -241,6 +274,50 @@ def test_a_description_that_is_none_is_refused(copy, text):
     (copy / "microsoft/TRELLIS.2-4B/pipeline.json").write_text(text)
     with pytest.raises(WeightsInvalid, match="pipeline"):
         open_repository(copy)
+
+
+@pytest.mark.parametrize("network", ["tex_slat_decoder", "shape_slat_flow_model_1024"])
+def test_a_description_that_leaves_out_a_network_is_refused_before_anything_is_loaded(copy, network):
+    path = copy / "microsoft/TRELLIS.2-4B/pipeline.json"
+    description = json.loads(path.read_text())
+    del description["args"]["models"][network]
+    path.write_text(json.dumps(description))
+    with pytest.raises(WeightsInvalid, match=network):
+        open_repository(copy)
+
+
+@pytest.mark.parametrize("text", ["[]", "7", '{"name": "SLatFlowModel"}', '{"name": 7, "args": {}}'])
+def test_a_networks_description_that_is_none_is_named(copy, text):
+    (copy / "microsoft/TRELLIS.2-4B/ckpts/shape_512.json").write_text(text)
+    with pytest.raises(WeightsInvalid, match=r"shape_512\.json"):
+        open_repository(copy)
+
+
+def test_an_encoders_description_that_is_none_is_named(copy):
+    (copy / "facebook/dinov3-tiny/config.json").write_text("[1]")
+    with pytest.raises(WeightsInvalid, match=r"config\.json"):
+        open_repository(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "wrong"),
+    [
+        (FLOW, "shape_512", {"num_blocks": "two"}),
+        (FLOW, "shape_512", {"num_heads": 0}),
+        (FLOW, "shape_512", {"model_channels": -8}),
+        (FLOW, "shape_512", {"model_channels": [32]}),
+        ("shape_slat_decoder", "shape_dec", {"num_blocks": [1]}),
+        ("shape_slat_decoder", "shape_dec", {"model_channels": 7}),
+        ("shape_slat_decoder", "shape_dec", {"block_type": 7}),
+    ],
+)
+def test_arguments_that_make_no_network_are_refused_by_its_file(copy, name, file, wrong):
+    path = copy / f"microsoft/TRELLIS.2-4B/ckpts/{file}.json"
+    description = json.loads(path.read_text())
+    description["args"] |= wrong
+    path.write_text(json.dumps(description))
+    with pytest.raises(WeightsInvalid, match=rf"{file}\.safetensors"):
+        load(copy, name)
 
 
 def test_a_class_that_inference_does_not_need_is_refused():

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trellis_pipeline.errors import ConfigError, WeightsInvalid, WeightsMissing
+from trellis_pipeline.trellis2.memory import NETWORKS
 from trellis_pipeline.trellis2.modes import MODES
 from trellis_pipeline.trellis2.pipeline import GenerationSettings
 from trellis_pipeline.trellis2.published import ENCODER_REPOSITORY, MAIN_REPOSITORY
@@ -70,7 +71,8 @@ class Repository:
     """A checkpoint that has been looked through, but not loaded.
 
     networks: by their names in pipeline.json, and `image_encoder`. default_mode: a key of modes.MODES.
-    absent: where the weights of further networks would be; some mode works without them.
+    absent: where the weights of some of them would be, which were not there when it was looked through; some
+    mode works without them.
     """
 
     networks: Mapping[str, NetworkFiles]
@@ -81,9 +83,9 @@ class Repository:
     absent: Mapping[str, Path] = field(default_factory=dict)
 
     def require(self, mode: str) -> None:
-        """Raise WeightsMissing where a network is absent that a mode (a key of modes.MODES) runs."""
+        """Raise WeightsMissing where a mode (a key of modes.MODES) runs a network that is still absent."""
         for name in flows_of(mode):
-            if name in self.absent:
+            if name in self.absent and not self.absent[name].is_file():
                 raise WeightsMissing(
                     f"{self.absent[name]} does not exist, and mode {mode} needs it; run "
                     f"`trellis-pipeline weights fetch --only-mode {MODES[mode].resolution}`"
@@ -105,22 +107,21 @@ def open_repository(
 
     image_encoder: folder with the encoder's config.json and model.safetensors; by default the repository that
     pipeline.json names, below `weights`.
-    Raises WeightsMissing if a file is not there, WeightsInvalid if a JSON file cannot be understood. Flows
-    that only some modes run may lack their weights, as long as one mode has all of its own.
+    Raises WeightsMissing if a file is not there, WeightsInvalid if a JSON file cannot be understood or one of
+    the published networks is not named. Flows that only some modes run may lack their weights, as long as one
+    mode has all of its own.
     """
     root = weights / repository
     description = _read_json(root / "pipeline.json")
     try:
         args = description["args"]
         found = {name: _find(weights, root, path) for name, path in args["models"].items()}
+        found["image_encoder"] = _encoder(image_encoder or weights / _encoder_name(args))
+        if unnamed := [name for name in NETWORKS if name not in found]:
+            raise WeightsInvalid(f"{root / 'pipeline.json'} names no {unnamed[0]}: fetch it again")
         absent = _absent(found)
-        networks = {name: files for name, files in found.items() if name not in absent}
-        encoder = image_encoder or weights / _encoder_name(args)
-        networks["image_encoder"] = NetworkFiles(
-            "DINOv3ViTModel", _read_json(encoder / "config.json"), encoder / "model.safetensors"
-        )
         return Repository(
-            networks=networks,
+            networks=found,
             settings=GenerationSettings(
                 structure=_sampler(args, "sparse_structure_sampler", GenerationSettings().structure),
                 shape=_sampler(args, "shape_slat_sampler", GenerationSettings().shape),
@@ -149,8 +150,20 @@ def _find(weights: Path, root: Path, path: str) -> NetworkFiles:
     stem = next((base / path for base in (root, weights) if (base / f"{path}.json").is_file()), None)
     if stem is None:
         raise WeightsMissing(f"{root / path}.json does not exist; run `trellis-pipeline weights fetch`")
-    description = _read_json(stem.with_name(stem.name + ".json"))
-    return NetworkFiles(description["name"], description["args"], stem.with_name(stem.name + ".safetensors"))
+    file = stem.with_name(stem.name + ".json")
+    description = _read_json(file)
+    match description:
+        case {"name": str(class_name), "args": dict(args)}:
+            return NetworkFiles(class_name, args, stem.with_name(stem.name + ".safetensors"))
+    raise WeightsInvalid(f"{file} does not describe a network by its name and args: fetch it again")
+
+
+def _encoder(folder: Path) -> NetworkFiles:
+    """The image encoder, which its publisher describes in another way."""
+    config = _read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise WeightsInvalid(f"{folder / 'config.json'} does not describe a network: fetch it again")
+    return NetworkFiles("DINOv3ViTModel", config, folder / "model.safetensors")
 
 
 def _absent(found: Mapping[str, NetworkFiles]) -> dict[str, Path]:

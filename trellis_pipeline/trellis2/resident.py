@@ -30,6 +30,7 @@ from trellis_pipeline.trellis2.repository import Repository
 from trellis_pipeline.trellis2.weights import empty_network, fill
 
 _HOST = torch.device("cpu")
+_FARTHER: tuple[Plan, ...] = ("device", "host", "disk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +110,17 @@ class ResidentNetworks:
 
     def shrink(self) -> bool:
         """Take less of the device's memory from now on. False if the plan is as small as it gets."""
+        # On a CPU and on MPS the host's memory is the device's.
+        return self.shrink_to("host" if self.device.type == "cuda" else "disk")
+
+    def shrink_to(self, plan: Plan) -> bool:
+        """Let networks wait where `plan` says from now on. False if they wait there or farther off by now."""
         with self._turn:
-            # On a CPU and on MPS the host's memory is the device's.
-            smaller: Plan = "host" if self.device.type == "cuda" else "disk"
-            if self._plan in {"disk", smaller}:
+            if _FARTHER.index(plan) <= _FARTHER.index(self._plan):
                 return False
-            self._plan = smaller
+            self._plan = plan
             for name in self.waiting:
-                if smaller == "host":
+                if plan == "host":
                     self._waiting[name] = self._built[name].to(_HOST).state_dict()
                 self._put_away(name)
             return True
@@ -132,7 +136,7 @@ class ResidentNetworks:
             raise ConfigError(f"this checkpoint has no network {name!r}")
         files = self._repository.networks[name]
         if name not in self._built:
-            network = empty_network(files.class_name, files.args, self._dtype(name))
+            network = empty_network(files.class_name, files.args, self._dtype(name), files.weights)
             if self._compiled:
                 compile_blocks(network)
             self._built[name] = network

@@ -55,15 +55,23 @@ def load_network(
 
     Raises WeightsMissing if there is no such file, WeightsInvalid if it is not this network's.
     """
-    network = empty_network(class_name, args, dtype)
+    network = empty_network(class_name, args, dtype, file)
     fill(network, file, device)
     return network
 
 
-def empty_network(class_name: str, args: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
-    """A network on the meta device, to be filled. Raises as `build_network`."""
-    with torch.device("meta"):
-        return build_network(class_name, args, dtype).requires_grad_(False).eval()
+def empty_network(class_name: str, args: Mapping[str, Any], dtype: torch.dtype, file: Path) -> nn.Module:
+    """A network on the meta device, to be filled from `file`, whose name the errors say.
+
+    Raises as `build_network`, and WeightsInvalid for arguments that make no network.
+    """
+    try:
+        with torch.device("meta"):
+            return build_network(class_name, args, dtype).requires_grad_(False).eval()
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsInvalid(
+            f"{file}: the description beside it makes no {class_name} ({error!r}): fetch it again"
+        ) from error
 
 
 def fill(network: nn.Module, file: Path, device: torch.device) -> None:
