@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from trellis_pipeline.trellis2.machine import (
     Machine,
     check_mode,
     choose_plan,
+    device_key,
     host_memory,
     look,
     possible_modes,
@@ -148,6 +150,34 @@ def test_the_hosts_memory_is_what_is_built_in_and_less_is_free():
     assert 0 < free <= total
 
 
+MB = 10**6
+CACHED = {"inactive_file": 600 * MB, "active_file": 50 * MB, "anon": 250 * MB}
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "prefix"),
+    [
+        ("", "memory.max", "memory.current", ""),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_what_a_container_keeps_of_files_counts_as_free(tmp_path, folder, limit, used, prefix):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / limit).write_text(f"{1000 * MB}\n")
+    (tmp_path / folder / used).write_text(f"{900 * MB}\n")
+    assert host_memory(tmp_path) == (1000 * MB, 100 * MB)  # where the system does not tell what is kept
+    told = "".join(f"{prefix}{name} {value}\n" for name, value in CACHED.items())
+    (tmp_path / folder / "memory.stat").write_text(told + "pgfault\n")
+    assert host_memory(tmp_path) == (1000 * MB, 750 * MB)
+
+
+@pytest.mark.parametrize("limit", ["max", "9223372036854771712", ""])
+def test_a_container_without_a_limit_has_the_machines_memory(tmp_path, limit):
+    (tmp_path / "memory.max").write_text(limit)
+    assert host_memory(tmp_path)[0] == host_memory(tmp_path / "nothing")[0]
+
+
 def test_without_pytorch_the_way_to_get_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ConfigError, match=r"pip install 'trellis-pipeline\[local\]'"):
@@ -206,6 +236,31 @@ def test_a_precision_that_a_card_does_not_have_is_refused(two_cards):
         look("cuda:0", precision="bfloat16")
     with pytest.raises(ConfigError, match=r"there is cuda:0 \(Tesla T4\), cuda:1 \(NVIDIA"):
         look("cuda:2")
+
+
+def test_a_card_has_one_name_in_every_process_however_its_number_changes(two_cards, monkeypatch):
+    torch = pytest.importorskip("torch")
+    there = ["GPU-4090", "GPU-T4"]  # as in a process with CUDA_VISIBLE_DEVICES=1,0
+
+    def properties(index):
+        return SimpleNamespace(uuid=there[index])
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    first = [device_key(f"cuda:{index}") for index in (0, 1)]
+    there.reverse()
+    assert [device_key(f"cuda:{index}") for index in (1, 0)] == first
+    assert len({*first, device_key("cpu"), device_key("mps")}) == 4
+
+
+def test_a_card_without_an_identity_of_its_own_goes_by_its_number_in_the_machine(two_cards, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: SimpleNamespace())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    everything = [device_key("cuda:0"), device_key("cuda:1")]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert [device_key("cuda:1"), device_key("cuda:0")] == everything
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert device_key("cuda:0") == everything[1]
 
 
 def test_a_device_that_is_not_there_is_refused_and_those_that_are_are_named():

@@ -146,13 +146,33 @@ def possible_modes(machine: Machine) -> tuple[str, ...]:
     return tuple(mode for mode in NETWORKS_OF_MODE if not _reason_against(machine, mode))
 
 
-def host_memory() -> tuple[int, int]:
-    """The machine's memory and how much of it is free, in bytes; inside a container, the container's."""
+def device_key(device: str) -> str:
+    """A name by which every process of this machine knows the device; CUDA_VISIBLE_DEVICES renumbers them.
+
+    device: as `Machine.device`.
+    """
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    index = torch.device(device).index or 0
+    own = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    if own:
+        return f"cuda-{own}"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # what PyTorch numbers them by
+    return f"cuda:{visible[index].strip()}" if index < len(visible) and visible[index] else f"cuda:{index}"
+
+
+def host_memory(groups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """The machine's memory and how much of it is free, in bytes; inside a container, the container's.
+
+    What files keep there is free: the system gives it to whoever asks. groups: where control groups are told.
+    """
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = _meminfo("MemAvailable") or int(0.7 * total)
-    limit, used = _container_bytes("memory.max"), _container_bytes("memory.current")
+    limit, used = _container_memory(groups)
     if limit is not None and limit < total:
-        total, free = limit, min(free, max(0, limit - (used or 0)))
+        total, free = limit, min(free, max(0, limit - used))
     return total, free
 
 
@@ -236,17 +256,41 @@ def _cpu_name() -> str:
 
 
 def _meminfo(field: str) -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), None)
+    kilobytes = _figures(Path("/proc/meminfo")).get(f"{field}:")
+    return None if kilobytes is None else 1024 * kilobytes
 
 
-def _container_bytes(file: str) -> int | None:
-    """A figure of the control group that this process is in, where it says one."""
+def _container_memory(groups: Path) -> tuple[int | None, int]:
+    """Limit of the control group that this process is in, None if there is none, and bytes in use.
+
+    Its count of what is in use has the cache of files in it, which a fetch or a load of weights fills.
+    """
+    ways = (  # version 2 and version 1
+        (groups, "memory.max", "memory.current", ""),
+        (groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    )
+    for folder, limit, used, prefix in ways:
+        most = _bytes(folder / limit)
+        if most is not None:
+            told = _figures(folder / "memory.stat")
+            cache = told.get(f"{prefix}inactive_file", 0) + told.get(f"{prefix}active_file", 0)
+            return most, max(0, (_bytes(folder / used) or 0) - cache)
+    return None, 0
+
+
+def _bytes(file: Path) -> int | None:
     try:
-        text = Path("/sys/fs/cgroup", file).read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def _figures(file: Path) -> dict[str, int]:
+    """The lines of a file that are a name and a whole number; none where there is no file."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    words = (line.split() for line in lines)
+    return {each[0]: int(each[1]) for each in words if len(each) > 1 and each[1].isdigit()}

@@ -1,8 +1,10 @@
 """The local generator with a tiny checkpoint on the CPU: real loading, real networks, real GLBs."""
 
 import asyncio
+import contextlib
 import dataclasses
 import io
+import json
 import os
 import shutil
 import signal
@@ -21,7 +23,7 @@ from trellis_pipeline.errors import ConfigError, GenerationError, MatteError, Me
 from trellis_pipeline.generation.generator import Interrupted
 from trellis_pipeline.generation.local.generator import LocalGenerator
 from trellis_pipeline.generation.local.options import LocalOptions
-from trellis_pipeline.generation.local.warm import Stopped, device_turn
+from trellis_pipeline.generation.local.warm import Stopped, device_turn, warm_model
 from trellis_pipeline.generation.request import build_request
 from trellis_pipeline.quality.inspect import inspect_glb
 
@@ -47,6 +49,36 @@ def made(options, crop, *layers, progress=lambda _share: None):
             await generator.aclose()
 
     return asyncio.run(go())
+
+
+class Seen(Exception):
+    """A generation went as far as the image encoder, which was handed this picture."""
+
+
+@contextlib.contextmanager
+def ended_at_the_encoder():
+    """Generations end where the first network is about to run. Gives back what ended them."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    from trellis_pipeline.trellis2.dino import DinoEncoder
+
+    def look(module, given):
+        if isinstance(module, DinoEncoder):
+            raise Seen(given[0].numpy())
+
+    hook = register_module_forward_pre_hook(look)
+    try:
+        with pytest.raises(Seen) as caught:
+            yield caught
+    finally:
+        hook.remove()
+
+
+def seen_by_the_model(options, image, *layers):
+    """The picture that the image encoder is handed, (1, 3, px, px)."""
+    with ended_at_the_encoder() as caught:
+        made(options, image, *layers)
+    return caught.value.args[0]
 
 
 def test_a_photo_becomes_a_textured_model_with_its_seed_and_its_price(options, crop, tmp_path):
@@ -143,6 +175,25 @@ def test_another_checkpoint_is_another_generator(checkpoint, tmp_path):
     assert one.identity == moved.identity
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tex_slat_sampler": {"params": {"steps": 3}}},
+        {"shape_slat_normalization": {"mean": [0.0] * 4, "std": [1.0] * 4}},
+        {"tex_slat_normalization": {"mean": [0.0] * 4, "std": [1.0] * 4}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_way_to_sample_or_to_scale_is_another_generator(checkpoint, tmp_path, change):
+    copy = shutil.copytree(checkpoint, tmp_path / "weights")
+    path = copy / "microsoft/TRELLIS.2-4B/pipeline.json"
+    description = json.loads(path.read_text())
+    description["args"] |= change
+    path.write_text(json.dumps(description))
+    one, two = (LocalGenerator(LocalOptions(folder, device="cpu"), here) for folder in (checkpoint, copy))
+    assert one.identity != two.identity
+
+
 def test_options_that_shape_the_model_make_another_generator_and_others_do_not(options):
     def identity(**changes):
         return LocalGenerator(dataclasses.replace(options, **changes), here).identity
@@ -167,6 +218,62 @@ def test_a_resolution_whose_weights_were_not_fetched_is_named_and_the_others_wor
     assert made(options, crop)
 
 
+def test_weights_that_are_fetched_while_a_service_runs_are_used_by_it(checkpoint, crop, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "weights")
+    file = copy / "microsoft/TRELLIS.2-4B/ckpts/tex_512.safetensors"
+    fetched = file.rename(tmp_path / "fetched")
+    options = LocalOptions(copy, device="cpu")
+    generator = LocalGenerator(options, here)
+    with pytest.raises(GenerationError, match=r"tex_512.*weights fetch --only-mode 512"):
+        asyncio.run(generator.generate(build_request(SMALL), crop))
+    fetched.rename(file)
+    with ended_at_the_encoder():
+        asyncio.run(generator.generate(build_request(SMALL), crop))
+    later = LocalGenerator(options, here)
+    assert later.identity == LocalGenerator(LocalOptions(checkpoint, device="cpu"), here).identity
+    assert later.identity != generator.identity  # which stays what it was when its run began
+
+
+GB = 10**9
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """A machine whose free memory can be chosen, in bytes."""
+    from trellis_pipeline.trellis2 import machine
+
+    free = [500 * GB]
+    monkeypatch.setattr(machine, "host_memory", lambda: (500 * GB, free[0]))
+    return free
+
+
+def test_a_larger_resolution_takes_a_smaller_plan_before_it_begins(checkpoint, crop, memory, tmp_path):
+    options = LocalOptions(shutil.copytree(checkpoint, tmp_path / "weights"), device="cpu")
+    memory[0] = 33 * GB  # enough for all networks of 512, not for those of 1024
+    plans = []
+    for resolution in (512, 1024, 512):
+        seen_by_the_model(options, crop, {"settings.resolution": resolution})
+        plans.append(warm_model(options).plan)
+    assert plans == ["device", "disk", "disk"]
+
+
+def test_what_others_loaded_before_the_first_turn_counts(checkpoint, crop, memory, tmp_path):
+    options = LocalOptions(shutil.copytree(checkpoint, tmp_path / "weights"), device="cpu")
+    generator = LocalGenerator(options, here)
+    memory[0] = 9 * GB  # by now another process has loaded its networks
+    with ended_at_the_encoder():
+        asyncio.run(generator.generate(build_request(SMALL), crop))
+    assert warm_model(options).plan == "disk"
+
+
+def test_a_plan_that_was_chosen_stays(checkpoint, crop, memory, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "weights")
+    options = LocalOptions(copy, device="cpu", plan="device")
+    memory[0] = 1 * GB
+    seen_by_the_model(options, crop)
+    assert warm_model(options).plan == "device"
+
+
 def test_a_device_that_is_not_there_is_named_with_those_that_are(checkpoint):
     with pytest.raises(ConfigError, match=r"cuda:7.*cpu"):
         LocalGenerator(LocalOptions(checkpoint, device="cuda:7"), here)
@@ -180,29 +287,6 @@ def test_1536_on_a_cpu_is_refused_before_anything_is_loaded(options, crop):
 def test_a_transparent_photo_is_the_products_fault(options):
     with pytest.raises(MatteError, match="opaque"):
         made(options, as_input(Image.new("RGBA", (64, 64), (0, 0, 0, 0))))
-
-
-class Seen(Exception):
-    """Ends a generation where the image encoder is handed its picture."""
-
-
-def seen_by_the_model(options, image):
-    """The picture that the image encoder is handed, (1, 3, px, px)."""
-    from torch.nn.modules.module import register_module_forward_pre_hook
-
-    from trellis_pipeline.trellis2.dino import DinoEncoder
-
-    def look(module, given):
-        if isinstance(module, DinoEncoder):
-            raise Seen(given[0])
-
-    hook = register_module_forward_pre_hook(look)
-    try:
-        with pytest.raises(Seen) as caught:
-            made(options, image)
-    finally:
-        hook.remove()
-    return caught.value.args[0].numpy()
 
 
 def test_a_product_that_fills_its_square_is_made_like_any_other(options):

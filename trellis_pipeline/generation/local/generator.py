@@ -14,7 +14,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -226,9 +226,12 @@ def _watch(progress: Progress) -> Watch:
 
 
 def _build(model: WarmModel, options: LocalOptions) -> str:
-    """Changes with everything but the request that shapes the result: weights, precision, our own options."""
+    """Changes with everything but the request that shapes the result: the checkpoint, how it is computed."""
+    repository = model.repository
     shaping = {
-        "weights": _fingerprint(model.repository),
+        "weights": _fingerprint(repository),
+        "sampling": asdict(repository.settings),
+        "scales": [asdict(repository.shape_normalization), asdict(repository.material_normalization)],
         "precision": [model.machine.flow_dtype, model.machine.decoder_dtype],
         "max_tokens": options.max_tokens,
         "model": [options.original_remesh, options.normal_map, options.occlusion_rays],
@@ -243,7 +246,7 @@ def _fingerprint(repository: Repository) -> list[list[object]]:
     same names differ in what follows, so a megabyte of that is taken as well.
     """
     prints: list[list[object]] = []
-    for name in sorted(repository.networks):
+    for name in sorted(set(repository.networks) - set(repository.absent)):
         files = repository.networks[name]
         with files.weights.open("rb") as stream:
             start = hashlib.sha256(stream.read(1 << 20)).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tempfile
 import threading
 import time
@@ -100,6 +101,7 @@ class WarmModel:
 
         Raises Stopped, and what `generate_from_square` raises.
         """
+        from trellis_pipeline.trellis2.machine import device_key
         from trellis_pipeline.trellis2.pipeline import generate_from_square
 
         def look(stage: str, done: int, of: int) -> None:
@@ -107,7 +109,7 @@ class WarmModel:
                 raise Stopped
             watch(stage, done, of)
 
-        with device_turn(self.machine.device, stopped):
+        with device_turn(device_key(self.machine.device), stopped):
             if stopped():
                 raise Stopped
             networks = self._networks_for(mode)
@@ -128,14 +130,22 @@ class WarmModel:
                 busy.generate_seconds = time.perf_counter() - began - busy.load_seconds
 
     def _networks_for(self, mode: str) -> ResidentNetworks:
+        """The networks, by a plan that has room for this mode. Only to be asked while the device is ours.
+
+        What is free is looked at once, when this model first has the device: whoever had it before has
+        loaded by then, and from then on part of what is missing is our own.
+        """
+        import torch
+
+        from trellis_pipeline.trellis2.machine import choose_plan, look
+        from trellis_pipeline.trellis2.resident import Precision, ResidentNetworks
+
+        options = self._options
         if self._networks is None:
-            import torch
-
-            from trellis_pipeline.trellis2.machine import choose_plan
-            from trellis_pipeline.trellis2.resident import Precision, ResidentNetworks
-
-            options, machine = self._options, self.machine
-            plan = choose_plan(machine, mode) if options.plan == "auto" else options.plan
+            self.machine = look(options.device, precision=options.precision)
+        machine = self.machine
+        plan = choose_plan(machine, mode) if options.plan == "auto" else options.plan
+        if self._networks is None:
             self._networks = ResidentNetworks(
                 self.repository,
                 torch.device(machine.device),
@@ -145,6 +155,7 @@ class WarmModel:
                 ),
                 compiled=options.compile,
             )
+        self._networks.shrink_to(plan)
         return self._networks
 
 
@@ -168,6 +179,8 @@ def warm_model(options: LocalOptions) -> WarmModel:
         if key not in _models:
             repository = open_repository(options.weights, image_encoder=options.image_encoder)
             _models[key] = WarmModel(repository, machine, options)
+        elif any(weights.is_file() for weights in _models[key].repository.absent.values()):
+            _models[key].repository = open_repository(options.weights, image_encoder=options.image_encoder)
         return _models[key]
 
 
@@ -175,10 +188,11 @@ def warm_model(options: LocalOptions) -> WarmModel:
 def device_turn(device: str, stopped: Callable[[], bool]) -> Iterator[None]:
     """Hold the device against other threads and processes of this user on this machine.
 
+    device: a name that it has for all of them, see `trellis2.machine.device_key`.
     The lock belongs to the file as it was opened here, and the system gives it back when a process dies.
     Raises Stopped where `stopped` says so while waiting.
     """
-    name = f"trellis-pipeline-{os.getuid()}-{device.replace(':', '-')}.lock"
+    name = f"trellis-pipeline-{os.getuid()}-{re.sub(r'[^A-Za-z0-9]+', '-', device)}.lock"
     with (Path(tempfile.gettempdir()) / name).open("a") as lock:
         while True:
             try:
