@@ -159,6 +159,25 @@ def test_a_memory_plan_that_is_too_large_is_a_warning_with_a_better_one(tmp_path
 
 
 @needs_torch
+@pytest.mark.parametrize(("host_free", "status"), [(6, "warning"), (60, "ok")])
+def test_a_memory_plan_that_the_machine_beside_the_card_has_no_room_for_is_a_warning(
+    tmp_path, monkeypatch, host_free, status
+):
+    from trellis_pipeline.trellis2 import machine
+
+    gb = 10**9
+    card = machine.Machine(
+        "cuda:0", "A card", 24 * gb, 64 * gb, "bfloat16", "float16", 24 * gb, host_free * gb
+    )
+    monkeypatch.setattr(machine, "look", lambda *_args, **_kwargs: card)
+    found = checks(settings(tmp_path, '[local]\nplan = "host"\n'))["local 1024"]
+    assert found.status == status
+    if status == "warning":
+        assert "more than is free there (6.0 GB)" in found.message
+        assert 'set [local] plan = "device" or "auto"' in found.way_out
+
+
+@needs_torch
 def test_a_checkpoint_that_is_not_the_published_one_is_opened(tmp_path, weights):
     from tiny_checkpoint import write_checkpoint
 
@@ -166,10 +185,13 @@ def test_a_checkpoint_that_is_not_the_published_one_is_opened(tmp_path, weights)
     found = checks(settings(tmp_path, weights=weights))["local weights"]
     assert found.status == "ok"
     assert "not the published one" in found.message
-    next(weights.rglob("tex_dec.safetensors")).unlink()
-    found = checks(settings(tmp_path, weights=weights))["local weights"]
-    assert found.status == "problem"
-    assert "tex_dec.safetensors" in found.message
+    for name in ("tex_dec.safetensors", "model.safetensors"):
+        file = next(weights.rglob(name))
+        file.rename(tmp_path / name)
+        found = checks(settings(tmp_path, weights=weights))["local weights"]
+        assert found.status == "problem"
+        assert name in found.message
+        (tmp_path / name).rename(file)
 
 
 def test_the_resolutions_of_all_catalogs_are_looked_at(tmp_path):

@@ -91,9 +91,11 @@ def _resolution(local: LocalSettings, machine: Machine, resolution: int, wrong: 
     says = f'memory plan "{plan}", up to {total / 1e9:.1f} GB'
     if not machine.unified:
         says += f" on the device and {need.host_bytes / 1e9:.1f} GB in the machine"
-    if total > machine.free_bytes:
+    crowded = not machine.unified and need.host_bytes > machine.host_free_bytes
+    if total > machine.free_bytes or crowded:
         way_out = "free some memory" if plan == best else f'set [local] plan = "{best}" or "auto"'
-        yield Check(name, "warning", f"{says}, more than is free", way_out)
+        free = f" there ({machine.host_free_bytes / 1e9:.1f} GB)" if total <= machine.free_bytes else ""
+        yield Check(name, "warning", f"{says}, more than is free{free}", way_out)
     else:
         yield Check(name, "ok", says)
 
@@ -148,11 +150,9 @@ def _other_checkpoint(weights: Path, encoder: Path | None) -> Found:
     from trellis_pipeline.trellis2.repository import open_repository
 
     found = open_repository(weights, image_encoder=encoder)
-    yield Check(
-        "local weights",
-        "ok",
-        f"{weights}: a checkpoint of {len(found.networks)} networks, not the published one",
-    )
+    networks = len(found.networks) - len(found.absent)
+    says = f"{weights}: a checkpoint of {networks} networks, not the published one"
+    yield Check("local weights", "ok", says)
 
 
 def _price(local: LocalSettings, wrong: Status) -> Found:
