@@ -70,7 +70,7 @@ def sample_trilinear(
 
 
 def sample_voxels(voxels: VoxelAttributes, points: Float32, *, threads: int = 1) -> tuple[Float32, Bools]:
-    """The six values at `points` (M, 3) float32 of the surface's space, clipped to 0..1, and (M,) where known.
+    """The six values at `points` (M, 3) float32 of the surface's space, clipped to 0..1, and (M,) if known.
 
     Points that lie off the grid's cells by up to REACH_CELLS, as on a hole that was closed, get the nearest
     ones' values. For any farther there is nothing to say: False, and zeros that mean no colour.
