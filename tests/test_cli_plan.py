@@ -71,6 +71,25 @@ def test_unusable_arguments_give_exit_code_2_and_one_clear_message(tmp_path, arg
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('cron = "every night"', "automation.nightly.cron: 'every night' is no cron expression"),
+        ('cron = "0 25 * * *"', "automation.nightly.cron: '0 25 * * *' is no cron expression"),
+        ('timezone = "Europe/Berln"', "'Europe/Berln' is no time zone; did you mean \"Europe/Berlin\"?"),
+        ('timezone = "../passwd"', "'../passwd' is no time zone"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_with_the_key_and_the_way_out(tmp_path, line, said):
+    (tmp_path / "trellis.toml").write_text(f"[automation.nightly]\n{line}\n")
+    write_catalog(tmp_path / "shop", [])
+    for command in ("run", "plan"):
+        refused = trellis(command, "--catalog", "shop", "--output", "out")
+        assert refused.exit_code == 2, refused.output
+        assert said in refused.output
+        assert refused.exception is None or isinstance(refused.exception, SystemExit)
+
+
 def test_an_output_may_be_a_url_and_then_the_ledger_stays_at_home(tmp_path):
     bucket = settings_for_command(output="s3://bucket/spring")
     assert (bucket.storage_url, bucket.home_dir) == ("s3://bucket/spring", tmp_path / ".trellis")

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import difflib
+import zoneinfo
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class ScheduleSettings(BaseModel):
-    """The nightly backfill of missing and changed products."""
+    """The nightly backfill of missing and changed products.
+
+    cron is checked where the schedule is built: by Dagster, which this module does not load.
+    """
 
     model_config = _STRICT
     enabled: bool = False
     cron: str = "0 2 * * *"
     timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(name.upper() if name == "utc" else name)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            close = difflib.get_close_matches(name, zoneinfo.available_timezones(), n=1)
+            hint = f'did you mean "{close[0]}"?' if close else 'write it like "Europe/Berlin" or "UTC"'
+            raise ValueError(f"{name!r} is no time zone; {hint}") from None
+        return name
 
 
 class SensorSettings(BaseModel):

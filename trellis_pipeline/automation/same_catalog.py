@@ -29,9 +29,9 @@ def refuse_namesake(settings: Settings, catalog: CatalogSettings, store: Artifac
     name = catalog.name
     raise ConfigError(
         f"{store.location(name)} has the results of {before}; {source} would be called {name} too and "
-        "replace them. Give it an output of its own with --output, or another name in trellis.toml: [[catalogs]] "
-        f'with name = "{name}_2" and source = "{source}". If it is the same catalog at a new place, write '
-        f'name = "{name}" there'
+        "replace them. Give it an output of its own with --output, or another name in trellis.toml: "
+        f'[[catalogs]] with name = "{name}_2" and source = "{source}". If it is the same catalog at a '
+        f'new place, write name = "{name}" there'
     )
 
 

@@ -27,7 +27,8 @@ from trellis_pipeline.automation.chunks import (
     products_in,
     run_requests,
 )
-from trellis_pipeline.errors import BlobMissing, CatalogError
+from trellis_pipeline.config_automation import ScheduleSettings
+from trellis_pipeline.errors import BlobMissing, CatalogError, ConfigError
 from trellis_pipeline.storage.store import BlobRef
 
 if TYPE_CHECKING:
@@ -73,9 +74,21 @@ def build_catalog_sensor(line: LineSettings) -> dg.SensorDefinition:
 
 
 def build_nightly(line: LineSettings) -> dg.ScheduleDefinition:
-    """Once a night: what changed since the last night, and whatever still has no result."""
-    switch = line.settings.automation.nightly
+    """Once a night: what changed since the last night, and whatever still has no result.
 
+    Raises ConfigError for a cron expression that Dagster does not take.
+    """
+    switch = line.settings.automation.nightly
+    try:
+        return _nightly(line, switch)
+    except dg.DagsterInvalidDefinitionError:
+        raise ConfigError(
+            f"automation.nightly.cron: {switch.cron!r} is no cron expression; write minute, hour, day of the "
+            "month, month and day of the week, for example 0 2 * * *"
+        ) from None
+
+
+def _nightly(line: LineSettings, switch: ScheduleSettings) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{line.name}_nightly",
         job_name=line_job_name(line.name),
