@@ -7,6 +7,7 @@ from small_catalogs import settings_for, write_catalog
 from typer.testing import CliRunner
 
 from assets.product_catalog import refresh_snapshot
+from trellis_pipeline.automation.ui import main as serve_ui
 from trellis_pipeline.cli import app
 from trellis_pipeline.cli_common import settings_for as settings_for_command
 from trellis_pipeline.definitions import build_definitions
@@ -80,9 +81,15 @@ def test_unusable_arguments_give_exit_code_2_and_one_clear_message(tmp_path, arg
         ('timezone = "../passwd"', "'../passwd' is no time zone"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused_with_the_key_and_the_way_out(tmp_path, line, said):
-    (tmp_path / "trellis.toml").write_text(f"[automation.nightly]\n{line}\n")
+def test_a_schedule_that_cannot_be_is_refused_with_the_key_and_the_way_out(
+    tmp_path, line, said, monkeypatch, capsys
+):
     write_catalog(tmp_path / "shop", [])
+    catalog = '[[catalogs]]\nname = "shop"\nsource = "shop"\n'
+    (tmp_path / "trellis.toml").write_text(f"{catalog}[automation.nightly]\n{line}\n")
+    monkeypatch.setenv("TRELLIS_UI_PORT", "none")  # nobody would get a server, whatever is checked
+    assert serve_ui() == 2
+    assert said in capsys.readouterr().err
     for command in ("run", "plan"):
         refused = trellis(command, "--catalog", "shop", "--output", "out")
         assert refused.exit_code == 2, refused.output

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trellis_pipeline.automation.instance import open_instance
 from trellis_pipeline.config import load_settings
+from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import TrellisError
 
 
@@ -23,6 +24,7 @@ def main() -> int:
     port = os.environ.get("TRELLIS_UI_PORT", "3000")
     try:
         settings = load_settings()
+        build_definitions(settings)  # what only Dagster can judge is said here, not in the browser
         open_instance(settings).dispose()  # made here, before two processes would make it at once
         home = settings.dagster_home
     except TrellisError as error:
