@@ -13,28 +13,37 @@ from trellis_pipeline.trellis2.stages import Normalization  # noqa: E402
 CUDA = torch.device("cuda")
 
 
+MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
+NEW = hasattr(MATMUL, "fp32_precision")  # since PyTorch 2.9; set once, the older names may refuse to answer
+
+
 def switches() -> tuple[object, ...]:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    if hasattr(matmul, "fp32_precision"):
-        tf32 = (matmul.fp32_precision, cudnn.conv.fp32_precision)
-    else:
-        tf32 = (matmul.allow_tf32, cudnn.allow_tf32)
-    halves = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
-    return *tf32, *halves
-
-
-@pytest.fixture
-def anything_goes():
-    """A process in which everything that saves time was allowed."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = True
-    yield switches()
-    matmul.allow_tf32, cudnn.allow_tf32 = before
+    tf32 = (MATMUL.fp32_precision, CUDNN.conv.fp32_precision) if NEW else ()
+    return *tf32, MATMUL.allow_fp16_reduced_precision_reduction, MATMUL.allow_bf16_reduced_precision_reduction
 
 
 def exact() -> bool:
-    return set(switches()) <= {False, "ieee"}
+    return set(switches()) <= {False, "ieee"} and not MATMUL.allow_tf32 and not CUDNN.allow_tf32
+
+
+@pytest.fixture(params=["older names", "newer names"])
+def anything_goes(request):
+    """A process in which everything that saves time was allowed, by one set of names or the other."""
+    if request.param == "newer names" and not NEW:
+        pytest.skip("this PyTorch has no newer names")
+    older = MATMUL.allow_tf32, CUDNN.allow_tf32
+    newer = (MATMUL.fp32_precision, CUDNN.conv.fp32_precision, CUDNN.rnn.fp32_precision) if NEW else ()
+    if request.param == "older names":
+        MATMUL.allow_tf32 = CUDNN.allow_tf32 = True
+    else:
+        MATMUL.fp32_precision = CUDNN.conv.fp32_precision = "tf32"
+        CUDNN.rnn.fp32_precision = "ieee"
+        with pytest.raises(RuntimeError):
+            assert MATMUL.allow_tf32 is None
+    yield switches()
+    MATMUL.allow_tf32, CUDNN.allow_tf32 = older
+    if NEW:
+        MATMUL.fp32_precision, CUDNN.conv.fp32_precision, CUDNN.rnn.fp32_precision = newer
 
 
 def test_a_gpu_rounds_nothing_while_a_model_is_made_and_is_left_as_it_was(anything_goes):

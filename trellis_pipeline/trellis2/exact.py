@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+_NEWER = "fp32_precision"
+
 
 @contextmanager
 def exact_sums(device: torch.device) -> Iterator[None]:
@@ -24,30 +26,39 @@ def exact_sums(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    wanted = _switches()
-    before = [_now(owner, name) for owner, name, _ in wanted]
+    switches = _switches()
+    before = [_now(owner, name) for owner, name in switches]
     try:
-        for owner, name, value in wanted:
-            setattr(owner, name, value)
+        for owner, name in switches:
+            setattr(owner, name, "ieee" if name == _NEWER else False)
         yield
     finally:
-        for (owner, name, _), value in zip(wanted, before, strict=True):
-            setattr(owner, name, value)
+        for (owner, name), value in zip(switches, before, strict=True):
+            if value is not None:
+                setattr(owner, name, value)
 
 
-def _switches() -> list[tuple[Any, str, object]]:
-    """Owner, name and the value that is wanted, of the switches that this PyTorch has."""
+def _switches() -> list[tuple[Any, str]]:
+    """Those that this PyTorch has, in the order in which they have to be set.
+
+    TF32 has newer switches since 2.9, which the older ones set as well. Where the two do not agree, whoever
+    asks by the older names is refused an answer, torch.compile among them; so both are set.
+    """
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    halves = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
-    wanted = [(matmul, name, False) for name in (*halves, "allow_fp16_accumulation") if hasattr(matmul, name)]
-    if hasattr(matmul, "fp32_precision"):
-        # Since 2.9. Whoever has used these names may not be asked by the old ones any more.
-        return [*wanted, (matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
-    return [*wanted, (matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    halves = (f"allow_{kind}_reduced_precision_reduction" for kind in ("fp16", "bf16"))
+    found = [(matmul, name) for name in (*halves, "allow_fp16_accumulation") if hasattr(matmul, name)]
+    found += [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]
+    if hasattr(matmul, _NEWER):
+        found += [(owner, _NEWER) for owner in (matmul, cudnn.conv, cudnn.rnn)]
+    return found
 
 
 def _now(owner: Any, name: str) -> object:
-    """A switch as it can be set again. Newer PyTorch keeps a second one behind some of them."""
-    split = getattr(owner, f"{name}_split_k", None)
-    return getattr(owner, name) if split is None else (getattr(owner, name), split)
+    """A switch as it can be set again, None if it cannot be asked: somebody has set only the newer ones."""
+    try:
+        value = getattr(owner, name)
+    except RuntimeError:
+        return None
+    split = getattr(owner, f"{name}_split_k", None)  # newer PyTorch keeps a second one behind some of them
+    return value if split is None else (value, split)
