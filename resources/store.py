@@ -81,4 +81,11 @@ class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
         """A boto3 S3 client; dagster-aws is imported only by those who need it."""
         from dagster_aws.s3 import S3Resource
 
-        return S3Resource(endpoint_url=self.s3_endpoint, region_name=self.s3_region).get_client()
+        client = S3Resource(endpoint_url=self.s3_endpoint, region_name=self.s3_region).get_client()
+        client.meta.events.register_first("choose-signer.s3.*", _current_signature)
+        return client
+
+
+def _current_signature(**_asked: Any) -> str:
+    """In its oldest region botocore signs links as of 2006, which buckets made since 2020 refuse."""
+    return "s3v4"
