@@ -105,7 +105,6 @@ def plan_catalog(
     started = time.perf_counter()
     resources = dict(build_definitions(settings, None, generator).resources or {})
     line = LineSettings(settings, catalog)
-    refuse_namesake(settings, catalog, resources["store"].open())
     loaded: CatalogLoad = resources["catalogs"].load(line.source)
     items = _chosen(loaded, only)
     on_start(len(items))
@@ -119,6 +118,7 @@ def plan_catalog(
         asks=False,
     )
     with opened as tools:
+        refuse_namesake(settings, catalog, tools.store)
         quote = _quote(items, tools, line, on_event)
         return CatalogPlan(
             catalog=catalog.name,
