@@ -296,6 +296,13 @@ def test_a_product_that_fills_its_square_is_made_like_any_other(options):
     assert np.array_equal(seen_by_the_model(options, as_input(tile)), encoder_input(tile, 512).numpy())
 
 
+def test_a_clients_square_with_a_wide_margin_is_cut_out_first(options, crop):
+    from trellis_pipeline.trellis2.photo import cut_out, encoder_input
+
+    expected = encoder_input(cut_out(Image.open(io.BytesIO(crop.png))), 512).numpy()
+    assert np.array_equal(seen_by_the_model(options, crop), expected)
+
+
 @pytest.mark.parametrize("size", [(200, 150), (1100, 300)])
 def test_the_model_sees_a_product_of_the_line_as_the_original_would_show_it(options, size):
     from trellis_pipeline.imagery.make_crop import CropOptions, make_crop

@@ -19,7 +19,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
 from trellis_pipeline.costs.money import NANO
-from trellis_pipeline.errors import ConfigError, GenerationError, MatteError, ProductError, Spent
+from trellis_pipeline.errors import ConfigError, GenerationError, ProductError, Spent
 from trellis_pipeline.generation.generator import (
     GeneratedModel,
     GeneratorIdentity,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 BUILD = "2"
 """Raised whenever the same weights, photo and seed give another model."""
+
+_SPARE_PX, _SPARE_SHARE = 4, 0.1  # around the object, both sides together: more is a margin
 
 # Shares of the progress that the stages make up, roughly by their published times.
 _STAGES = {
@@ -197,16 +199,20 @@ class _Made:
 
 
 def _square(image: InputImage) -> Image.Image:
-    """The crop on black. It was cut by the model's own rule, which takes off a pixel; once is enough."""
+    """The crop on black. The line cut it by the model's own rule, which takes off a pixel; once is enough.
+
+    A service's client may have left a margin, which the model does not know. Raises MatteError for nothing.
+    """
     import numpy as np
     from PIL import Image
 
-    from trellis_pipeline.imagery.crop import SOLID_ALPHA, to_model_input
+    from trellis_pipeline.imagery.crop import crop_to_object, object_box, to_model_input
 
     rgba = np.asarray(Image.open(io.BytesIO(image.png)).convert("RGBA"))
-    if not (rgba[..., 3] > SOLID_ALPHA).any():
-        raise MatteError("the crop is empty: nothing in it is more than 80 % opaque")
-    return Image.fromarray(to_model_input(rgba))
+    side = max(rgba.shape[:2])
+    spare = side - object_box(rgba[..., 3]).side
+    loose = spare > max(_SPARE_PX, _SPARE_SHARE * side)
+    return Image.fromarray(to_model_input(crop_to_object(rgba) if loose else rgba))
 
 
 def _part(progress: Progress, number: int, of: int) -> Progress:
