@@ -72,6 +72,7 @@ def keep_problems(store: ArtifactStore, catalog: str, loaded: CatalogLoad) -> No
     """Write down where the catalog was read, which rows gave no product and which columns were ignored."""
     problems = {
         "source": loaded.source,
+        "results_at": store.location(catalog),
         "bad_rows": [asdict(problem) for problem in loaded.problems],
         "ignored_columns": [column_hint(column) for column in loaded.unknown_columns],
     }
@@ -91,13 +92,21 @@ def load_rows(store: ArtifactStore, catalog: str) -> CatalogRows:
     )
 
 
-def load_source(store: ArtifactStore, catalog: str) -> str | None:
-    """Where the catalog of that name was last read; None before the first time, or where nobody noted it."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a catalog was last read, and where its results stood then: absolute paths or URLs."""
+
+    source: str
+    results_at: str
+
+
+def load_origin(store: ArtifactStore, catalog: str) -> Origin | None:
+    """Where the catalog of that name came from; None before the first time, or where nobody noted it."""
     try:
-        source = json.loads(store.read(catalog_problems_path(catalog))).get("source")
+        noted = json.loads(store.read(catalog_problems_path(catalog)))
     except BlobMissing:
         return None
-    return None if source is None else str(source)
+    return Origin(noted["source"], noted["results_at"]) if "results_at" in noted else None
 
 
 def column_hint(column: UnknownColumn) -> str:

@@ -1,6 +1,7 @@
 """`trellis-pipeline plan` as a user meets it: one document or one page, exit codes, nothing bought."""
 
 import json
+import shutil
 
 import pytest
 from small_catalogs import settings_for, write_catalog
@@ -128,6 +129,9 @@ def test_a_catalog_that_only_shares_its_file_name_with_another_does_not_replace_
         assert refused.exit_code == 2, refused.output
         assert f"has the results of {first}; {second} would be called shop too" in refused.output
     assert trellis("plan", "--catalog", tmp_path / "y" / ".." / "x" / "shop.csv", *at).exit_code == 0
+    shutil.copytree(tmp_path, tmp_path.with_name("elsewhere"))
+    together = tmp_path.with_name("elsewhere") / "x" / "shop.csv", tmp_path.with_name("elsewhere") / "output"
+    assert trellis("plan", "--catalog", together[0], "--output", together[1]).exit_code == 0
     # The way out that the message names for a catalog that was moved.
     moved = f'[[catalogs]]\nname = "shop"\nsource = "{second}"\n'
     (tmp_path / "trellis.toml").write_text(moved)

@@ -66,7 +66,6 @@ def reproduce_model(
     if fault is not None:
         raise ConfigError(f"SKU {printable(sku)!r} {fault}")
     resources = dict(build_definitions(settings, None, generator).resources or {})
-    refuse_namesake(settings, catalog, resources["store"].open())
     run_id = f"reproduce-{uuid.uuid4().hex[:12]}"
     opened = open_tools(
         LineSettings(settings, catalog),
@@ -77,6 +76,7 @@ def reproduce_model(
         resources["ledger"],
     )
     with opened as tools:
+        refuse_namesake(settings, catalog, tools.store)
         return asyncio.run(_reproduce(tools, sku, on_estimate))
 
 
