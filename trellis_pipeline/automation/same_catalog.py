@@ -19,8 +19,8 @@ from trellis_pipeline.storage.store import ArtifactStore
 def refuse_namesake(settings: Settings, catalog: CatalogSettings, store: ArtifactStore) -> None:
     """Raise ConfigError if the store has results under this name that came from somewhere else.
 
-    Only for a catalog that was given by its path: one that the settings name may move. A folder that holds the
-    catalog and its results may be moved or copied as a whole.
+    Only for a catalog that was given by its path: one that the settings name may move. A folder that holds
+    the catalog and its results may be moved or copied as a whole.
     """
     if not isinstance(catalog, CatalogByPath):
         return
