@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -78,12 +80,19 @@ class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
         return link
 
     def s3_client(self) -> Any:
-        """A boto3 S3 client; dagster-aws is imported only by those who need it."""
-        from dagster_aws.s3 import S3Resource
+        """A boto3 S3 client, the same one as long as the AWS environment stays."""
+        aws = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+        return _client(self.s3_endpoint, self.s3_region, aws)
 
-        client = S3Resource(endpoint_url=self.s3_endpoint, region_name=self.s3_region).get_client()
-        client.meta.events.register_first("choose-signer.s3.*", _current_signature)
-        return client
+
+@lru_cache(maxsize=8)
+def _client(endpoint: str | None, region: str | None, _aws: tuple[tuple[str, str], ...]) -> Any:
+    """To make one takes fifty milliseconds, and a catalog has thousands of photos. Threads may share it."""
+    from dagster_aws.s3 import S3Resource
+
+    client = S3Resource(endpoint_url=endpoint, region_name=region).get_client()
+    client.meta.events.register_first("choose-signer.s3.*", _current_signature)
+    return client
 
 
 def _current_signature(**_asked: Any) -> str:

@@ -165,7 +165,7 @@ def test_an_option_wins_over_the_environment(tmp_path):
 
 def test_only_takes_several_skus(tmp_path):
     catalog = write_catalog(tmp_path / "shop", ["A", "B", "C", "D"])
-    arguments = ("run", "--catalog", catalog, "--output", "out", "--json", "--only", "A", "C", "--only", "D")
+    arguments = ("plan", "--catalog", catalog, "--output", "out", "--json", "--only", "A", "C", "--only", "D")
     done = trellis(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [product["sku"] for product in json.loads(done.stdout)["products"]] == ["A", "C", "D"]

@@ -137,6 +137,7 @@ def test_what_is_still_processing_is_listed_and_finished_later_without_a_second_
     assert "no purchase is open" in trellis("costs", "open", "--output", "out", cwd=shop).stdout
 
 
+@pytest.mark.slow
 def test_a_model_that_a_killed_run_had_bought_still_shows_what_it_cost(shop):
     with running_service(InstantGenerator(), folder=shop / "service") as service:
         assert buy(shop, service, "--only", "CAN-1").returncode == 0

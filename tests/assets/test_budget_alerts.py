@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 import dagster as dg
+import pytest
 from small_catalogs import InstantGenerator, InstantGeneratorResource, settings_for, write_catalog
 
 from trellis_pipeline.automation.in_process import run_catalog
@@ -10,6 +11,7 @@ from trellis_pipeline.automation.instance import open_instance
 from trellis_pipeline.generation.generator import GeneratorIdentity
 
 
+@pytest.mark.slow
 def test_the_cost_report_shows_when_half_of_a_budget_is_gone_and_says_it_once(tmp_path, caplog):
     generator = InstantGenerator(paid=True, cost="0.06")
     generator.identity = GeneratorIdentity("runware", "microsoft:trellis-2@4b", "1")

@@ -17,7 +17,7 @@ from line_process import (
 )
 from small_catalogs import write_catalog
 
-SKUS = tuple(f"CAN-{number}" for number in range(8))
+SKUS = tuple(f"CAN-{number}" for number in range(5))
 COMMAND = "from trellis_pipeline.cli import main; main()"
 # Python prints and drops what is raised in a finalizer, the exception of a signal's handler too.
 SIGNALLED_IN_A_FINALIZER = """

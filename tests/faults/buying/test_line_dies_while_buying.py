@@ -29,7 +29,7 @@ BAD_DAY = FaultPlan.of(
 ).to_json()
 
 MOMENTS = [
-    pytest.param("after:submit:.:2", id="after ack"),
+    pytest.param("after:submit:.:2", id="after ack", marks=pytest.mark.slow),
     pytest.param("after:create:generations/:2", id="after store", marks=pytest.mark.slow),
     pytest.param("before:settle:.:2", id="before settle", marks=pytest.mark.slow),
     pytest.param("after:settle:.:1", id="before materialization", marks=pytest.mark.slow),
