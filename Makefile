@@ -31,7 +31,7 @@ ui: $(VENV)/.run  ## The Dagster UI and daemon on http://127.0.0.1:3000, on what
 
 .PHONY: test
 test: $(VENV)/.test  ## Install, then run the test suite.
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow and not browser"
 
 $(VENV)/.local: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -c constraints/ci.txt -e '.[matte,s3,postgres,dev,local]'
