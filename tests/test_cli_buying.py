@@ -117,6 +117,7 @@ def test_an_empty_account_stops_the_run_and_keeps_what_was_bought(shop):
         assert len(service.billing()) == 1
 
 
+@pytest.mark.slow
 def test_what_is_still_processing_is_listed_and_finished_later_without_a_second_purchase(shop):
     stuck = FaultPlan.of(Fault("stuck", seconds=4.0, times=0))
     with running_service(InstantGenerator(), folder=shop / "service", faults=stuck) as service:

@@ -112,6 +112,7 @@ def test_a_partition_that_left_the_catalog_fails_by_name(ui):
     assert "the catalog has no product 'GHOST'" in failure.step_failure_data.user_failure_data.description
 
 
+@pytest.mark.slow
 def test_a_corrected_dimension_finishes_the_model_again_without_generating(ui):
     generator = InstantGeneratorResource.around(ui.generator)
     first = run_catalog(ui.settings, ui.settings.catalogs[0], generator=generator)
