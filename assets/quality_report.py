@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trellis_pipeline.review.records import ReportProduct, ReportTotals
 
 _READERS = 16  # records are small and many; on S3 each one is a round trip
-_NOTED_ROWS = 100
+_NOTED_ROWS = 20
 _UNITS = {"polycount": "", "texture_size": " px", "file_size": " B"}
 
 

@@ -24,7 +24,7 @@ with Progress(enabled=True) as progress:
     progress.event(Plain(status="generated", item=Plain(product=good)))
     progress._bar.refresh()
 print_run(Plain(products=[good], stopped=None, ignored_columns=[], bad_rows=[], report="out/report.html",
-    totals=totals), "make ui")
+    totals=totals), "add it under [[catalogs]]")
 """
 
 
@@ -60,3 +60,4 @@ def test_a_wide_terminal_shows_every_figure_and_the_whole_sku():
     (row,) = [line for line in lines if line.startswith("A-LONG") and "2,048" in line]
     assert "SIXTY-FOUR-CHARACTERS" in row
     assert "5.00" in row
+    assert any("[[catalogs]]" in line for line in lines)

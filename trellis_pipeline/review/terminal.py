@@ -109,7 +109,7 @@ def print_run(summary: Any, lineage: str) -> None:
     console.print(f"report   {summary.report}", highlight=False, soft_wrap=True)
     folder = summary.report.rsplit("/", 1)[0]
     console.print(f"models   {folder}/products/<sku>/model.glb", highlight=False, soft_wrap=True)
-    console.print(f"lineage  {lineage}", highlight=False, soft_wrap=True)
+    console.print(f"lineage  {escape(lineage)}", highlight=False, soft_wrap=True)
 
 
 def _shown(width: int, longest_sku: int) -> tuple[list[str], int]:
