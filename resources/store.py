@@ -14,6 +14,7 @@ from trellis_pipeline.storage.store import ArtifactStore, BlobRef, open_store
 
 if TYPE_CHECKING:
     from trellis_pipeline.generation.runware.options import UploadSlot
+    from trellis_pipeline.storage.s3 import S3Store
 
 
 class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
@@ -37,15 +38,12 @@ class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
         seconds: how long each permission lasts. The files stand under `incoming/` and may be expired by a
         lifecycle rule after a day: what is worth keeping has been copied by then, inside the bucket.
         """
-        if not self.url.startswith("s3://"):
+        store = self._bucket()
+        if store is None:
             return None
         from trellis_pipeline.generation.runware.options import UploadSlot
         from trellis_pipeline.mesh.glb_container import parse_head
-        from trellis_pipeline.storage.s3 import S3Store
         from trellis_pipeline.storage.s3_incoming import Incoming
-
-        store = self.open()
-        assert isinstance(store, S3Store)
 
         def slot(task_uuid: str) -> UploadSlot:
             place = Incoming(store, f"incoming/{task_uuid}.glb")
@@ -61,23 +59,33 @@ class ArtifactStoreResource(dg.ConfigurableResource[ArtifactStore]):
         """Makes links under which anybody may read one picture (a PNG blob), by content hash; None where
         there is no bucket. seconds: how long each holds, counted from when it is made.
         """
-        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
-        if not self.url.startswith("s3://"):
+        store = self._bucket()
+        if store is None:
             return None
         from botocore.exceptions import BotoCoreError
 
-        client = self.s3_client()
+        calls = store.calls
+        calls.client()  # what is wrong with it is said now, not at the first purchase
 
         def link(sha256: str) -> str:
-            key = "/".join(filter(None, (prefix.strip("/"), BlobRef(sha256, 0, ".png").key)))
-            place = {"Bucket": bucket, "Key": key}
+            key = BlobRef(sha256, 0, ".png").key
             try:
-                return str(client.generate_presigned_url("get_object", place, ExpiresIn=seconds))
+                return calls.signed_url("get_object", key, seconds)
             except BotoCoreError as error:
                 failure = type(error).__name__  # its text may hold the access key
             raise StorageUnavailable(f"no link to {key} can be signed ({failure}); check the S3 credentials")
 
         return link
+
+    def _bucket(self) -> S3Store | None:
+        """The store where it is a bucket."""
+        if not self.url.startswith("s3://"):
+            return None
+        from trellis_pipeline.storage.s3 import S3Store
+
+        store = self.open()
+        assert isinstance(store, S3Store)
+        return store
 
     def s3_client(self) -> Any:
         """A boto3 S3 client, the same one as long as the AWS environment stays."""

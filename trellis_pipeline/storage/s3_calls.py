@@ -94,6 +94,11 @@ class S3Calls:
         """The error for a request that failed."""
         return StorageUnavailable(f"{self.url}/{name} ({operation}): {reason}")
 
+    def signed_url(self, operation: str, path: str, seconds: int) -> str:
+        """An address that anybody may use for this one request. It is a permission: not for logs."""
+        place = {"Bucket": self.bucket, "Key": self.root + path}
+        return str(self.client().generate_presigned_url(operation, place, ExpiresIn=seconds))
+
     def client(self) -> Any:
         """The boto3 client, made at the first request."""
         with self._lock:

@@ -42,9 +42,7 @@ class Incoming:
 
     def put_url(self, seconds: int) -> str:
         """An address for a PUT, good for so many seconds. It is a permission: not for logs."""
-        place = {"Bucket": self._calls.bucket, "Key": self._key}
-        url: str = self._calls.client().generate_presigned_url("put_object", place, ExpiresIn=seconds)
-        return url
+        return self._calls.signed_url("put_object", self._path, seconds)
 
     def adopt(self, suffix: str, most_bytes: int, check: Check) -> BlobRef | None:
         """Make what was uploaded a blob of the store.
