@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from trellis_pipeline.automation.plan import CatalogPlan
+from trellis_pipeline.costs.money import usd_text
 from trellis_pipeline.purchasing.quote import Terms, advice
 
 
@@ -72,7 +73,7 @@ def plan_document(plan: CatalogPlan) -> dict[str, Any]:
 
 def usd(amount: Decimal | None) -> str | None:
     """An exact amount as text, never in scientific notation; None stays None."""
-    return None if amount is None else f"{amount:f}"
+    return None if amount is None else usd_text(amount)
 
 
 def _terms_data(terms: Terms) -> dict[str, Any]:

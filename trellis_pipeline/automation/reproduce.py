@@ -25,6 +25,7 @@ from assets.paths import product_path, record_path
 from assets.records import ProductCrop, ProductModel, StageRecord
 from trellis_pipeline.automation.same_catalog import refuse_namesake
 from trellis_pipeline.catalog.sku import printable, sku_fault
+from trellis_pipeline.costs.money import usd_text
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import BlobMissing, ConfigError
 from trellis_pipeline.generation.generator import GeneratorIdentity, InputImage
@@ -113,7 +114,7 @@ async def _reproduce(
         "first_sha256": made.generation.sha256,
         "second_sha256": chosen.sha256,
         "task_uuid": purchase.task_uuid,
-        "cost_usd": f"{purchase.cost_usd:f}",
+        "cost_usd": usd_text(purchase.cost_usd),
         "first_cost_usd": str(made.certificate.get("cost_usd", "")),
         "seconds": round(purchase.seconds, 3),
         "went_on": resumed,
@@ -210,8 +211,8 @@ def _estimate(order: Order, tools: LineTools) -> dict[str, Any]:
         "sku": order.sku,
         "generator": tools.generator.identity.name,
         "paid": tools.generator.paid,
-        "likely_usd": f"{estimate.likely:f}",
-        "reserve_usd": f"{estimate.reserve:f}",
+        "likely_usd": usd_text(estimate.likely),
+        "reserve_usd": usd_text(estimate.reserve),
     }
 
 
