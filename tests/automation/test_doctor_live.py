@@ -209,7 +209,7 @@ def test_a_question_of_a_killed_doctor_is_listed_and_booked_as_bought(tmp_path, 
     def hold_the_dry_run(_asked, headers, tasks):
         if "x-runware-dry-run" in headers and "inputs" in tasks[0]:  # the others are for nothing
             asked.set()
-            go_on.wait(60)
+            go_on.wait(120)
         return {}
 
     monkeypatch.chdir(tmp_path)

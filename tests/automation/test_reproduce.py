@@ -143,7 +143,7 @@ def test_one_that_was_killed_in_the_middle_goes_on_where_it_was(opened):
     command = [Path(sys.executable).parent / "trellis-pipeline", "reproduce", "A", "--budget", "1"]
     command += [*shop.bought_from, "--catalog", "shop/catalog.csv"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while len(shop.service.accepted()) < 2:
         assert time.monotonic() < end
         assert process.poll() is None

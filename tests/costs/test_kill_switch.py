@@ -141,15 +141,15 @@ def test_a_pause_waits_for_a_reservation_that_is_being_written_and_stops_the_nex
 
     def hold(_):
         inside.set()
-        go_on.wait(30)
+        go_on.wait(120)
 
     with Ledger.open(url) as buyer, Ledger.open(url) as operator, ThreadPoolExecutor(2) as pool:
         first = pool.submit(buyer.reserve, TEN_CENTS, product("A"), Budgets(), also=hold)
-        assert inside.wait(30)
+        assert inside.wait(120)
         pausing = pool.submit(operator.pause, "stop")
         assert operator.paused() is None  # the reservation came first
         go_on.set()
-        pausing.result(30)
+        pausing.result(120)
         assert buyer.find(first.result().id) is not None
         with pytest.raises(SpendingPaused):
             buyer.reserve(TEN_CENTS, product("B"), Budgets())

@@ -20,7 +20,7 @@ from trellis_pipeline.imagery.fetch_limits import FetchLimits, redact_url
 from trellis_pipeline.imagery.fetch_web import Fetched
 
 SECRET = "X-Amz-Signature=5ecret"
-LAN = FetchLimits(allow_private_addresses=True, timeout_seconds=10)
+LAN = FetchLimits(allow_private_addresses=True, timeout_seconds=120)
 
 
 class Server:
@@ -203,7 +203,7 @@ def test_a_server_that_never_answers_runs_into_the_deadline():
     assert "did not arrive" in str(fetched("/x", {"/x": silence}, limits)[0])
 
 
-SMALL = FetchLimits(allow_private_addresses=True, max_bytes=100_000, timeout_seconds=10)
+SMALL = FetchLimits(allow_private_addresses=True, max_bytes=100_000, timeout_seconds=120)
 
 
 def test_a_body_that_is_declared_too_large_is_not_read():

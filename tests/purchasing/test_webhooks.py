@@ -53,7 +53,7 @@ class Endpoint:
 
 def new_client():
     # Loading certificates takes longer than most of these tests, and nothing here speaks TLS.
-    return httpx.Client(trust_env=False, verify=False, timeout=20)
+    return httpx.Client(trust_env=False, verify=False, timeout=120)
 
 
 @contextmanager
@@ -316,7 +316,7 @@ def test_a_body_that_never_ends_is_not_waited_for(lasting):
     ledger, endpoint = lasting
     task, token = begin(ledger, "SLOW")
     host, port = endpoint.base_url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as line:
+    with socket.create_connection((host, int(port)), timeout=120) as line:
         line.sendall(
             f"POST /runware/{task}?token={token} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             'Content-Length: 100\r\n\r\n{"status":'.encode()
@@ -439,7 +439,7 @@ def test_as_a_process_it_says_where_it_listens_and_ends_when_told(tmp_path):
             assert row(ledger, task).called_back_at is not None
         finally:
             process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=120)
     assert token not in out + err
     assert "Traceback" not in err
 
@@ -464,7 +464,7 @@ def test_the_command_writes_one_line_for_each_call_and_no_token(tmp_path):
                 assert endpoint.post(task, f"{token}x").status_code == 404
         finally:
             process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=120)
     assert process.returncode == 0
     taken, forged = err.splitlines()
     assert taken.endswith(f"INFO callback for task {task}: news")

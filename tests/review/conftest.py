@@ -79,7 +79,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, condition: str, seconds: float = 20.0) -> None:
+    def until(self, condition: str, seconds: float = 120.0) -> None:
         end = time.monotonic() + seconds
         while not self.run(condition):
             assert time.monotonic() < end, f"never came true: {condition}"
@@ -114,7 +114,7 @@ class Browser:
 
     def close(self) -> None:
         self._send("Browser.close", {}, None)
-        self._process.wait(20)
+        self._process.wait(120)
         os.close(self._to)
         os.close(self._from)
 

@@ -41,7 +41,7 @@ def in_a_terminal(columns: int) -> str:
         except OSError:  # the other end is closed
             break
     os.close(ours)
-    assert process.wait(60) == 0, written
+    assert process.wait(120) == 0, written
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode()).replace("\r", "\n")
 
 

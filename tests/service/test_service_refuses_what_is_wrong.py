@@ -170,7 +170,7 @@ def test_a_request_that_never_ends_is_ended(start, monkeypatch):
     monkeypatch.setattr(app, "BODY_SECONDS", 0.1)
     client = start()
     address = httpx.URL(client.service.origin)
-    with socket.create_connection((address.host, address.port), timeout=30) as slow:
+    with socket.create_connection((address.host, address.port), timeout=120) as slow:
         slow.sendall(
             b"POST /v1 HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer x\r\n"
             b"Content-Type: application/json\r\nContent-Length: 500\r\n\r\n["

@@ -87,7 +87,7 @@ def test_a_writer_killed_at_any_file_operation_leaves_nothing_half_written(tmp_p
     # Prime numbers reach operations of every kind in the first round and in later ones.
     for operation in [*range(1, 21), 23, 29, 31, 37, 41]:
         writer = start_writer(url, die_at=operation)
-        output, _ = writer.communicate(timeout=60)
+        output, _ = writer.communicate(timeout=120)
         assert writer.returncode == -signal.SIGKILL or "finished" in output
         died += writer.returncode == -signal.SIGKILL
         check_everything_visible_is_whole(url)
@@ -104,7 +104,7 @@ def test_writers_killed_at_random_instants_leave_nothing_half_written(tmp_path):
         time.sleep(chance.uniform(0.0, 0.15))
         for writer in writers:
             writer.kill()
-            writer.communicate(timeout=60)
+            writer.communicate(timeout=120)
     assert check_everything_visible_is_whole(url) > 10
 
 

@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(self.hub.slow_seconds)
             self.wfile.flush()
             if fault.kind == "stall":
-                self.hub.go_on.wait(60)
+                self.hub.go_on.wait(120)
         if fault.kind in {"break", "stall"}:
             self.close_connection = True
         return None

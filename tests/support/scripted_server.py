@@ -124,10 +124,10 @@ def scripted_server(answer: Callable[[Asked], Steps]) -> Iterator[ScriptedServer
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
-    ready.wait(10)
+    ready.wait(120)
     try:
         yield server
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(120)
         loop.close()

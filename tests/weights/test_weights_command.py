@@ -134,7 +134,7 @@ def test_a_terminal_is_asked_and_shows_progress(start, weights, answer, code):
     reader = threading.Thread(target=read)
     reader.start()
     os.write(keyboard, f"{answer}\n".encode())
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     reader.join()
     os.close(keyboard)
     assert process.returncode == code, out
@@ -235,7 +235,7 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(start, run, hub, weights,
     process = start("fetch", "--yes")
     until(lambda: any(part.stat().st_size == 2_000_000 for part in weights.rglob("flow.safetensors*.part")))
     process.send_signal(by)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     if by != signal.SIGKILL:
         assert process.returncode == 130
         assert "what was finished is kept" in err
@@ -260,7 +260,7 @@ def test_two_fetches_at_once_download_each_file_once(start, hub, weights, tmp_pa
         until(lambda: waiting() and hub.bodies(FLOW))
         hub.go_on.set()
         for process in processes:
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
     assert [process.returncode for process in processes] == [0, 0], [path.read_text() for path in said]
     assert len(waiting()) == 1
     assert sum(asked.sent for asked in hub.bodies(FLOW)) == 3_000_000

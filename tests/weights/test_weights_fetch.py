@@ -246,11 +246,11 @@ def test_the_second_of_two_fetches_waits_and_finds_the_work_done(hub, planned, c
     def slowly(doing, place, done, of):
         if doing == "fetching" and place == FLOW:
             under_way.set()
-            hub.go_on.wait(20)
+            hub.go_on.wait(120)
 
     other = threading.Thread(target=fetch, args=(first, client, slowly))
     other.start()
-    assert under_way.wait(20)
+    assert under_way.wait(120)
 
     def waiting():
         waited.append(True)

@@ -22,7 +22,9 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQL
 
 from trellis_pipeline.errors import ConfigError, LedgerError, StorageUnavailable
 
-BUSY_SECONDS = 30.0
+# Longer than an overbooked machine stands still: who waits has not written yet and loses nothing by waiting,
+# while one that gives up fails a product.
+BUSY_SECONDS = 120.0
 
 
 def parse_url(text: str) -> URL:

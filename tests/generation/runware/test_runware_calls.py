@@ -550,6 +550,30 @@ def test_a_place_is_never_lost_by_who_is_cancelled():
     assert asyncio.run(go()) == (1, 1)
 
 
+@pytest.mark.parametrize("turns", [0, 1], ids=["before", "after"])
+def test_who_is_cancelled_as_a_place_becomes_free_is_cancelled_and_nothing_else(turns):
+    """Before the place is given away, and after that but before its new holder knows."""
+
+    async def go():
+        limiter, go_on = Limiter(Pace(1)), asyncio.Event()
+
+        async def work():
+            async with limiter.slot():
+                await go_on.wait()
+
+        tasks = [asyncio.ensure_future(work()) for _ in range(3)]
+        await asyncio.sleep(0)
+        go_on.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        tasks[1].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True), limiter.under_way
+
+    (first, second, third), under_way = asyncio.run(go())
+    assert (first, third, under_way) == (None, None, 0)
+    assert isinstance(second, asyncio.CancelledError)
+
+
 # -- the account -----------------------------------------------------------------------------------------
 
 

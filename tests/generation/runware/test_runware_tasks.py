@@ -38,6 +38,7 @@ from trellis_pipeline.generation.runware import waiting
 from trellis_pipeline.generation.runware.generator import RunwareGenerator, identity_at
 from trellis_pipeline.generation.runware.options import ApiKey
 from trellis_pipeline.generation.runware.seller import RUNWARE_URL
+from trellis_pipeline.generation.runware.uploads import Uploads
 from trellis_pipeline.generation.task_uuid import task_uuid
 from trellis_pipeline.purchasing.bill import bill_for
 from trellis_pipeline.service.faults import Fault, FaultPlan
@@ -154,6 +155,47 @@ def test_a_crop_is_uploaded_once_and_named_afterwards(service):
     assert len(models) == 5
     assert provider.requests()["mediaStorage"] == 1
     assert provider.requests()["3dInference"] == 5
+
+
+def test_of_two_that_want_one_upload_and_are_stopped_together_none_goes_on():
+    async def go():
+        begun = []
+
+        async def send(_png):
+            begun.append(True)
+            await asyncio.sleep(60)
+
+        uploads = Uploads(send)
+        both = [asyncio.ensure_future(uploads.uuid_of(b"png", "its hash")) for _ in range(2)]
+        await asyncio.sleep(0)
+        for one in both:
+            one.cancel()
+        async with asyncio.timeout(30):
+            return await asyncio.gather(*both, return_exceptions=True), len(begun)
+
+    results, uploads = asyncio.run(go())
+    assert [type(one) for one in results] == [asyncio.CancelledError] * 2
+    assert uploads == 1
+
+
+def test_of_two_that_want_one_upload_the_second_makes_it_when_the_first_is_stopped():
+    async def go():
+        begun = []
+
+        async def send(_png):
+            begun.append(True)
+            await asyncio.sleep(0.01)
+            return OTHER
+
+        uploads = Uploads(send)
+        first, second = (asyncio.ensure_future(uploads.uuid_of(b"png", "its hash")) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        return await asyncio.gather(first, second, return_exceptions=True), len(begun)
+
+    (first, second), uploads = asyncio.run(go())
+    assert isinstance(first, asyncio.CancelledError)
+    assert (second, uploads) == (OTHER, 2)
 
 
 def test_an_upload_that_is_gone_is_replaced_by_the_picture_itself(service):

@@ -110,11 +110,9 @@ class Limiter:
             try:
                 await place
             except asyncio.CancelledError:
-                if place.done() and not place.cancelled():  # it was given to us at the same moment
+                if not place.cancelled():  # it was given to us at the same moment
                     self.under_way -= 1
-                else:
-                    self._waiting.remove(place)
-                self._wake()
+                self._wake()  # which also throws away places that nobody waits for
                 raise
             return
         self._take()

@@ -30,8 +30,9 @@ class Uploads:
             try:
                 return await asyncio.shield(known)
             except asyncio.CancelledError:
-                if not known.cancelled():
-                    raise  # we are cancelled, not the one who uploads
+                me = asyncio.current_task()
+                if not known.cancelled() or (me is not None and me.cancelling()):
+                    raise  # we are cancelled, perhaps together with the one who uploads
 
     def forget(self, sha256: str) -> None:
         """The provider no longer has it."""
