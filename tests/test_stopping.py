@@ -1,9 +1,13 @@
 """Whoever asks a process to stop asks once."""
 
+import contextlib
+import gc
 import signal
 import socket
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +50,35 @@ def test_a_signal_that_does_not_end_the_wait_of_the_main_thread_stops_it_all_the
     with ours, theirs, pytest.raises(KeyboardInterrupt), stopped_by_signals():
         work()
     thread.join()
+
+
+# Sockets that were made when it came are left to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_at_any_line_of_the_beginning_stops_it_too():
+    lines, moment, worked = 0, 0, False
+
+    def count(frame, event, _argument):
+        nonlocal lines
+        if Path(frame.f_code.co_filename).name not in {"stopping.py", "contextlib.py"}:
+            return None
+        lines += event == "line"
+        if event == "line" and lines == moment:
+            signal.raise_signal(signal.SIGINT)
+        return count
+
+    def work():
+        nonlocal worked
+        with stopped_by_signals():
+            sys.settrace(None)
+            worked = True
+
+    while not worked:
+        lines, moment = 0, moment + 1
+        with contextlib.suppress(KeyboardInterrupt):
+            sys.settrace(count)
+            work()
+    assert lines < moment
+    gc.collect()
 
 
 class SignalledWhenItGoes:
@@ -98,8 +131,6 @@ def test_other_signals_and_other_threads_are_left_alone():
 
 
 def test_an_error_of_the_users_in_a_finalizer_is_still_shown(monkeypatch):
-    import sys
-
     shown = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_type))
 

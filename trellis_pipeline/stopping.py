@@ -28,12 +28,15 @@ def _nothing() -> None:
 
 @contextmanager
 def stop_requests(
-    tell: Callable[[], None] = _nothing, dropped: Callable[[], None] = _nothing
+    tell: Callable[[], None] = _nothing,
+    insist: Callable[[], None] = _nothing,
+    dropped: Callable[[], None] = _nothing,
 ) -> Iterator[threading.Event]:
     """Within it, the yielded event is set when SIGINT or SIGTERM arrives. Handlers do what they did before.
 
-    tell: called once, in a thread of its own, right after the event was set. dropped: called whenever Python
-    drops what a handler raised, which is not printed then.
+    tell: called once, in a thread of its own, right after the event was set. insist: called in that thread
+    again and again from then on. dropped: called whenever Python drops what a handler raised, which is not
+    printed then.
     Contexts may be nested: the innermost one hears. Outside of the main thread the event is never set.
     """
     heard = threading.Event()
@@ -44,10 +47,19 @@ def stop_requests(
     writer.setblocking(False)
 
     def listen() -> None:
-        while numbers := reader.recv(64):
-            if not heard.is_set() and not set(STOPPING).isdisjoint(numbers):
-                heard.set()
-                tell()
+        with reader:
+            while True:
+                try:
+                    numbers = reader.recv(64)
+                except TimeoutError:
+                    insist()
+                    continue
+                if not numbers:
+                    return
+                if not heard.is_set() and not set(STOPPING).isdisjoint(numbers):
+                    heard.set()
+                    tell()
+                    reader.settimeout(_PATIENCE_SECONDS)
 
     show = sys.unraisablehook
 
@@ -58,17 +70,18 @@ def stop_requests(
             show(unraisable)
 
     thread = threading.Thread(target=listen, name="trellis-stop-requests", daemon=True)
-    thread.start()
-    outer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    sys.unraisablehook = notice
-    try:
-        yield heard
-    finally:
-        sys.unraisablehook = show
-        signal.set_wakeup_fd(outer)
-        writer.close()  # the listener reads what was written before, then the end
-        thread.join()
-        reader.close()
+    outer = -1
+    with writer:
+        thread.start()
+        try:
+            outer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            sys.unraisablehook = notice
+            yield heard
+        finally:
+            sys.unraisablehook = show
+            signal.set_wakeup_fd(outer)
+            writer.close()  # the listener reads what was written before, then the end
+            thread.join()
 
 
 @contextmanager
@@ -82,25 +95,23 @@ def stopped_by_signals() -> Iterator[None]:
     if main is not threading.main_thread():
         yield
         return
-    raised, ended = threading.Event(), threading.Event()
+    raised = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raised.set()
         raise KeyboardInterrupt
 
     def insist() -> None:
-        while not ended.wait(_PATIENCE_SECONDS):
-            if not raised.is_set() and signal.getsignal(signal.SIGINT) is stop:
-                assert main.ident is not None
-                signal.pthread_kill(main.ident, signal.SIGINT)  # ends a wait that began after the first one
+        if not raised.is_set() and signal.getsignal(signal.SIGINT) is stop:
+            assert main.ident is not None
+            signal.pthread_kill(main.ident, signal.SIGINT)  # ends a wait that began after the first one
 
-    before = {number: signal.signal(number, stop) for number in STOPPING}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     try:
-        with stop_requests(insist, dropped=raised.clear):
-            try:
-                yield
-            finally:
-                ended.set()
+        for number in STOPPING:
+            signal.signal(number, stop)
+        with stop_requests(insist=insist, dropped=raised.clear):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
