@@ -19,7 +19,15 @@ from input_images import as_input
 from PIL import Image, ImageDraw, ImageFilter
 
 from assets.workers import Timed
-from trellis_pipeline.errors import ConfigError, GenerationError, MatteError, MeshError, WeightsMissing
+from trellis_pipeline.errors import (
+    ConfigError,
+    GenerationError,
+    MatteError,
+    MeshError,
+    SourceImageError,
+    WeightsInvalid,
+    WeightsMissing,
+)
 from trellis_pipeline.generation.generator import Interrupted
 from trellis_pipeline.generation.local.generator import LocalGenerator
 from trellis_pipeline.generation.local.options import LocalOptions
@@ -289,6 +297,12 @@ def test_a_transparent_photo_is_the_products_fault(options):
         made(options, as_input(Image.new("RGBA", (64, 64), (0, 0, 0, 0))))
 
 
+def test_a_clients_crop_that_is_damaged_is_named_as_such(options, crop):
+    torn = dataclasses.replace(crop, png=crop.png[: len(crop.png) // 2])
+    with pytest.raises(SourceImageError, match=r"damaged PNG: the file is truncated"):
+        made(options, torn)
+
+
 def test_a_product_that_fills_its_square_is_made_like_any_other(options):
     from trellis_pipeline.trellis2.photo import encoder_input
 
@@ -337,32 +351,47 @@ def test_a_generation_that_fails_says_why_and_what_its_time_did_cost(broken, cro
     assert caught.value.spent.usd > 0
 
 
-def test_a_cancelled_generation_ends_at_its_next_step_says_its_cost_and_the_next_one_works(options, crop):
+def test_time_is_on_the_bill_also_where_a_damaged_file_ends_the_run(checkpoint, crop, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "weights")
+    os.truncate(copy / "microsoft/TRELLIS.2-4B/ckpts/tex_512.safetensors", 1000)
+    options = LocalOptions(copy, device="cpu", usd_per_gpu_second=Decimal("0.01"))
+    with pytest.raises(WeightsInvalid, match="tex_512") as caught:
+        made(options, crop)
+    assert caught.value.spent.usd > 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cancelled_generation_ends_at_its_next_step_says_its_cost_and_the_next_one_works(
+    options, crop, times
+):
     async def go():
         generator = LocalGenerator(dataclasses.replace(options, usd_per_gpu_second=Decimal("0.01")), here)
-        begun = asyncio.Event()
+        begun, go_on = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
         seen = []
 
         def progress(share):
             seen.append(share)
             loop.call_soon_threadsafe(begun.set)
+            go_on.wait(120)
 
         work = asyncio.ensure_future(generator.generate(build_request(SMALL), crop, progress))
         await begun.wait()
-        work.cancel()
+        for _ in range(times):
+            work.cancel()
+            for _ in range(10):  # until it has noticed
+                await asyncio.sleep(0)
+        go_on.set()
         with pytest.raises(Interrupted) as interrupted:
             await work
         assert work.cancelled()
-        stopped_at = seen[-1]
-        (model,) = await generator.generate(build_request(SMALL), crop)
+        assert seen[-1] == seen[0]
+        assert interrupted.value.spent.usd > 0
+        with ended_at_the_encoder():
+            await generator.generate(build_request(SMALL), crop)
         await generator.aclose()
-        return stopped_at, interrupted.value.spent.usd, model
 
-    stopped_at, wasted_usd, model = asyncio.run(go())
-    assert stopped_at < 1
-    assert wasted_usd > 0
-    assert model.glb
+    asyncio.run(go())
 
 
 HOLDER = """
@@ -395,6 +424,24 @@ def test_a_device_waits_for_another_process_and_is_free_when_that_dies():
         holder.kill()
         holder.wait()
         holder.stdout.close()
+
+
+def test_whoever_waits_for_a_device_has_it_before_those_who_had_it_come_back():
+    name = f"cpu:{os.getpid()}"
+    waits, order = threading.Event(), []
+
+    def other():
+        with device_turn(name, lambda: bool(waits.set())):
+            order.append("who waited")
+
+    waiting = threading.Thread(target=other)
+    with device_turn(name, lambda: False):
+        waiting.start()
+        assert waits.wait(120)
+    with device_turn(name, lambda: False):
+        order.append("who had it")
+    waiting.join()
+    assert order == ["who waited", "who had it"]
 
 
 def test_waiting_for_a_device_can_be_given_up():

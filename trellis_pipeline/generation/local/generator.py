@@ -8,8 +8,8 @@ the moment when this model has the device, loading included, and also if nothing
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import io
 import json
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -82,8 +82,8 @@ class LocalGenerator:
         """One model for each seed, one after the other. Models that failed are named in `provenance`.
 
         Raises GenerationError, MeshError or MatteError where none could be made, with what the attempts did
-        cost as `spent`, and where this machine is too small or lacks the weights. Cancelled, it ends at its
-        next step and raises Interrupted.
+        cost as `spent`, and where this machine is too small or lacks the weights. What is no product's fault
+        ends it at once, and carries `spent` too. Cancelled, it ends at its next step and raises Interrupted.
         """
         self._check(mode_of(request))
         seeds = seeds_of(request)
@@ -99,6 +99,10 @@ class LocalGenerator:
             except asyncio.CancelledError:
                 spent += busy
                 raise Interrupted(self._spent(spent)) from None
+            except Exception as error:  # the weights, the device, a bug: its time is on the bill all the same
+                spent += busy
+                error.spent = self._spent(spent)  # type: ignore[attr-defined]
+                raise
             spent += busy
         if not made:
             failures[0].spent = self._spent(spent)
@@ -127,7 +131,7 @@ class LocalGenerator:
         self, request: GenerationRequest, image: InputImage, seed: int, busy: Busy, progress: Progress
     ) -> _Made:
         stop = threading.Event()
-        square = _square(image)
+        square = await asyncio.to_thread(_square, image)
 
         def on_device() -> VoxelModel:
             return self._model.generate(
@@ -145,7 +149,9 @@ class LocalGenerator:
             voxels = await asyncio.shield(work)
         except asyncio.CancelledError:
             stop.set()  # a thread is not interrupted; it ends at its next step
-            await asyncio.wait([work])
+            while not work.done():  # cancelled once more it ends no sooner, and what it cost is not known yet
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
             if not work.cancelled():
                 work.exception()
             raise
@@ -201,14 +207,15 @@ class _Made:
 def _square(image: InputImage) -> Image.Image:
     """The crop on black. The line cut it by the model's own rule, which takes off a pixel; once is enough.
 
-    A service's client may have left a margin, which the model does not know. Raises MatteError for nothing.
+    A service's client may have left a margin, which the model does not know. Raises MatteError for nothing,
+    SourceImageError for a client's file that is damaged.
     """
-    import numpy as np
     from PIL import Image
 
     from trellis_pipeline.imagery.crop import crop_to_object, object_box, to_model_input
+    from trellis_pipeline.imagery.decode import PILLOW_MAX_PIXELS, decode_image
 
-    rgba = np.asarray(Image.open(io.BytesIO(image.png)).convert("RGBA"))
+    rgba = decode_image(image.png, max_pixels=PILLOW_MAX_PIXELS).rgba
     side = max(rgba.shape[:2])
     spare = side - object_box(rgba[..., 3]).side
     loose = spare > max(_SPARE_PX, _SPARE_SHARE * side)

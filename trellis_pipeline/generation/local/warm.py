@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from trellis_pipeline.generation.local.options import LocalOptions
 
@@ -188,18 +188,28 @@ def warm_model(options: LocalOptions) -> WarmModel:
 def device_turn(device: str, stopped: Callable[[], bool]) -> Iterator[None]:
     """Hold the device against other threads and processes of this user on this machine.
 
+    One of those who wait stands at the door, and whoever has had the device comes back behind it: a run of
+    hundreds of products would else take it again before anybody looks.
     device: a name that it has for all of them, see `trellis2.machine.device_key`.
-    The lock belongs to the file as it was opened here, and the system gives it back when a process dies.
-    Raises Stopped where `stopped` says so while waiting.
+    The locks belong to the files as they were opened here, and the system gives them back when a process
+    dies. Raises Stopped where `stopped` says so while waiting.
     """
-    name = f"trellis-pipeline-{os.getuid()}-{re.sub(r'[^A-Za-z0-9]+', '-', device)}.lock"
-    with (Path(tempfile.gettempdir()) / name).open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if stopped():
-                    raise Stopped from None
-                time.sleep(_TURN_LOOK_SECONDS)
+    name = f"trellis-pipeline-{os.getuid()}-{re.sub(r'[^A-Za-z0-9]+', '-', device)}"
+    folder = Path(tempfile.gettempdir())
+    with (folder / f"{name}.lock").open("a") as lock:
+        with (folder / f"{name}-door.lock").open("a") as door:
+            _take(door, stopped)
+            _take(lock, stopped)
         yield
+
+
+def _take(lock: IO[str], stopped: Callable[[], bool]) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if stopped():
+                raise Stopped from None
+            time.sleep(_TURN_LOOK_SECONDS)
+        else:
+            return
