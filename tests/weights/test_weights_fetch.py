@@ -263,6 +263,14 @@ def test_the_second_of_two_fetches_waits_and_finds_the_work_done(hub, planned, c
     assert places(weights) == {file.place for file in WANTED}
 
 
+def test_what_another_fetch_brought_while_the_user_was_asked_is_not_brought_again(hub, planned, client):
+    first, second = planned(), planned()
+    fetch(first, client)
+    hub.requests.clear()
+    fetch(second, client)
+    assert hub.requests == []
+
+
 def test_progress_is_told_for_every_file_up_to_its_end(planned, client):
     told = {}
     fetch(planned(), client, lambda doing, place, done, of: told.setdefault((doing, place), []).append(done))

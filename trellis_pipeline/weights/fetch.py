@@ -63,11 +63,11 @@ def fetch(
     """
     try:
         plan.weights.mkdir(parents=True, exist_ok=True)
-        with open_client() as client, _folder_to_itself(plan.weights, waiting) as waited:
+        with open_client() as client, _folder_to_itself(plan.weights, waiting):
             for step in plan.steps:
                 target = plan.weights / step.file.place
-                if waited and look_at(target, step.file, watch).state == "intact":
-                    continue
+                if look_at(target, step.file, watch).state == "intact":
+                    continue  # another fetch brought it since the plan was made
                 part = _begun(plan.weights, step.file)
                 if step.local is not None:
                     _copy(step.local, part, step.file, watch)
@@ -135,14 +135,12 @@ def _download(
 
 
 @contextmanager
-def _folder_to_itself(weights: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Keep other fetches out of the folder, on this machine. Yields whether one was there."""
+def _folder_to_itself(weights: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Keep other fetches out of the folder, on this machine."""
     with (weights / LOCK).open("a") as lock:
-        waited = False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waited = True
             waiting()
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
@@ -150,7 +148,7 @@ def _folder_to_itself(weights: Path, waiting: Callable[[], None]) -> Iterator[bo
             # hash finds out.
             if error.errno not in {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}:
                 raise
-        yield waited
+        yield
 
 
 def _remove_empty(folder: Path) -> None:
