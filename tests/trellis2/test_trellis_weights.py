@@ -276,6 +276,16 @@ def test_a_description_that_is_none_is_refused(copy, text):
         open_repository(copy)
 
 
+def test_a_folder_that_is_none_and_a_description_that_cannot_be_read_are_named(copy):
+    path = copy / "microsoft/TRELLIS.2-4B/pipeline.json"
+    with pytest.raises(WeightsMissing, match="weights fetch"):
+        open_repository(path)  # a file
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(WeightsInvalid, match=r"pipeline\.json cannot be read: Is a directory"):
+        open_repository(copy)
+
+
 @pytest.mark.parametrize("network", ["tex_slat_decoder", "shape_slat_flow_model_1024"])
 def test_a_description_that_leaves_out_a_network_is_refused_before_anything_is_loaded(copy, network):
     path = copy / "microsoft/TRELLIS.2-4B/pipeline.json"

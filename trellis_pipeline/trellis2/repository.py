@@ -139,8 +139,10 @@ def open_repository(
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise WeightsMissing(f"{path} does not exist; run `trellis-pipeline weights fetch`") from error
+    except OSError as error:
+        raise WeightsInvalid(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise WeightsInvalid(f"{path} is not JSON: {error}") from error
 
