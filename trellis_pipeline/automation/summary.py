@@ -116,6 +116,6 @@ def product_summary(done: ProductDone, catalog: str, store: ArtifactStore) -> Pr
         vertices=model.vertices,
         max_texture_px=model.max_texture_px,
         file_bytes=model.model.size,
-        cost_usd=model.cost_usd if done.status == "generated" else ZERO,
+        cost_usd=model.cost_usd if ProductModel.stage in done.item.fresh else ZERO,
         verdict=quality.verdict if quality is not None and current else None,
     )
