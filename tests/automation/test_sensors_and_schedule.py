@@ -196,6 +196,23 @@ def test_the_night_takes_what_is_missing_and_then_only_what_changed_until_it_is_
     assert len(shop.generator.billed) == 4
 
 
+def test_a_night_that_died_before_it_had_started_every_run_starts_the_others_when_it_is_made_again(shop):
+    for request in shop.night(1).run_requests:
+        assert shop.execute(request).success
+    for number, sku in enumerate("ABC"):
+        draw_photo(shop.folder / f"{sku}.png", number + 3)
+    first = shop.night(2).run_requests
+    assert shop.execute(first[0]).success  # and here the daemon died
+    again = shop.night(2).run_requests
+    assert products_of(again) == products_of(first) == [["A", "B"], ["C"]]
+    assert [r.run_key for r in again] == [r.run_key for r in first]
+    # Were the key the same, Dagster would take the run for one that it has started.
+    write_catalog(shop.folder, ["A", "B", "C", "D"])
+    grown = shop.night(2).run_requests
+    assert products_of(grown) == [["A", "B"], ["C", "D"]]
+    assert not {r.run_key for r in grown} & {r.run_key for r in first}
+
+
 def test_a_product_that_failed_is_tried_again_the_next_night(shop):
     photo = (shop.folder / "B.png").read_bytes()
     (shop.folder / "B.png").write_bytes(b"broken")

@@ -2,15 +2,16 @@
 
 Both keep their memory where a crash cannot part it from the runs they asked for. The sensor's cursor names
 the snapshot whose changes were last requested; the schedule finds that snapshot in the tags of the runs it
-launched. A tick that dies half-way is simply made again: the same cursor and the same snapshot give the same
-run keys, and Dagster starts no run key twice. The cursor also counts the requests, because a change that is
-taken back leads to a snapshot that was asked for before, and still needs its run.
+launched in an earlier night. A tick that dies half-way is simply made again: the same cursor (or night) and
+the same products give the same run keys, and Dagster starts no run key twice. The cursor also counts the
+requests, because a change that is taken back leads to a snapshot that was asked for before, and still needs
+its run.
 """
 
 # Dagster inspects annotations at run time, so they are not deferred in this module.
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import dagster as dg
 
@@ -18,6 +19,7 @@ from assets.catalog_snapshot import partitions_of
 from assets.line import STAGES
 from assets.opening import LineSettings
 from assets.product_catalog import refresh_snapshot, sync_partitions
+from assets.records import fingerprint
 from resources.catalog import CatalogResource
 from resources.store import ArtifactStoreResource
 from trellis_pipeline.automation.chunks import (
@@ -106,19 +108,21 @@ def _nightly(line: LineSettings, switch: ScheduleSettings) -> dg.ScheduleDefinit
             loaded = catalogs.load(line.source)
         except CatalogError as error:
             return dg.SkipReason(f"the catalog cannot be read: {error}")
-        last = _last_night(context.instance, line.name)
+        night = context.scheduled_execution_time.isoformat()
+        begun, last = _nights(context.instance, line.name, night)
         since = _decode(last[0].dagster_run.tags.get(SNAPSHOT_TAG)) if last else None
         diff, blob = _diff(line, loaded, store, catalogs, since)
         skus = [product.sku for product in loaded.products]
         sync_partitions(context.instance, partitions_of(line.name), skus)
-        due = set(_wanted(diff)) | _left_over(context.instance, line.name, last)
+        due = set(_wanted(diff)) | _left_over(context.instance, line.name, last) | _asked(begun, line.name)
         done = _done(context.instance, line.name, skus)
         wanted = [sku for sku in skus if sku in due or sku not in done]
         if not wanted:
             return dg.SkipReason(f"all {len(skus)} products are up to date")
-        night = context.scheduled_execution_time.isoformat()
+        # Chunks of other products must not be taken for those that a tick which died has launched.
+        key = f"{line.name}:{night}:{fingerprint(wanted)}"
         tags = {_NIGHTLY_TAG: line.name, _NIGHT_TAG: night, SNAPSHOT_TAG: _encode(blob)}
-        requests = run_requests(line.name, wanted, line.products_per_run, f"{line.name}:{night}", tags=tags)
+        requests = run_requests(line.name, wanted, line.products_per_run, key, tags=tags)
         return list(requests)
 
     return nightly
@@ -166,14 +170,31 @@ def _done(instance: dg.DagsterInstance, catalog: str, skus: list[str]) -> set[st
     return done - failed
 
 
-def _last_night(instance: dg.DagsterInstance, catalog: str) -> "Sequence[RunRecord]":
-    """The runs of the latest night that had any, the latest first."""
+class _Nights(NamedTuple):
+    """Runs of the schedule, the latest first. begun: of this very night, where its tick died; last: of the
+    latest night before it that had any.
+    """
+
+    begun: "Sequence[RunRecord]"
+    last: "Sequence[RunRecord]"
+
+
+def _nights(instance: dg.DagsterInstance, catalog: str, night: str) -> _Nights:
     tags = {_NIGHTLY_TAG: catalog, CATALOG_TAG: catalog}
-    latest = instance.get_run_records(dg.RunsFilter(tags=tags), limit=1)
-    night = latest[0].dagster_run.tags.get(_NIGHT_TAG) if latest else None
-    if night is None:
-        return latest
-    return instance.get_run_records(dg.RunsFilter(tags={**tags, _NIGHT_TAG: night}))
+
+    def runs_of(night: str) -> "Sequence[RunRecord]":
+        return instance.get_run_records(dg.RunsFilter(tags={**tags, _NIGHT_TAG: night}))
+
+    begun = runs_of(night)
+    latest = instance.get_run_records(dg.RunsFilter(tags=tags), limit=len(begun) + 1)
+    before = [record for record in latest if record.dagster_run.tags.get(_NIGHT_TAG) != night][:1]
+    named = before[0].dagster_run.tags.get(_NIGHT_TAG) if before else None
+    return _Nights(begun, runs_of(named) if named else before)
+
+
+def _asked(runs: "Sequence[RunRecord]", catalog: str) -> set[str]:
+    """The products that the runs were to make."""
+    return {sku for record in runs for sku in products_in(record.dagster_run.run_config, catalog)}
 
 
 def _left_over(instance: dg.DagsterInstance, catalog: str, runs: "Sequence[RunRecord]") -> set[str]:
