@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from forwarding import MakesTwice, forwarding, ignores_dry_runs
-from small_catalogs import InstantGenerator, settings_for
+from small_catalogs import InstantGenerator, WaitingGenerator, settings_for
 from typer.testing import CliRunner
 
 from trellis_pipeline.automation.doctor_live import NOT_ASKED, examine_live
@@ -170,7 +170,7 @@ def test_a_server_that_makes_one_uuid_twice_is_found_out_and_paid(tmp_path, serv
 
 def test_a_used_uuid_that_is_taken_again_and_not_billed_yet_counts_as_bought(tmp_path):
     with (
-        running_service(InstantGenerator(), folder=tmp_path / "service", seconds=0.5) as service,
+        running_service(WaitingGenerator(free=1), folder=tmp_path / "service") as service,
         forwarding(service.origin, MakesTwice()) as server,
     ):
         document, found = visit(tmp_path, server.base_url)
@@ -193,11 +193,13 @@ def test_a_visit_that_is_stopped_after_its_purchase_began_goes_on_with_it(tmp_pa
         with pytest.raises(asyncio.CancelledError):
             await going
 
-    with running_service(InstantGenerator(), folder=tmp_path / "service", seconds=1.0) as service:
+    generator = WaitingGenerator()
+    with running_service(generator, folder=tmp_path / "service") as service:
         settings = settings_for(tmp_path, runware={"base_url": service.base_url}, **sections)
         with Ledger.open(settings.ledger_url) as ledger:
             asyncio.run(stopped(settings, ledger, service))
             assert len(ledger.open_reservations(timedelta(0))) == 1
+        generator.go_on.set()
         _, found = visit(tmp_path, service.base_url)
         assert found["generation"]["status"] == "found"
         assert len(service.accepted()) == len(service.billing()) == 1

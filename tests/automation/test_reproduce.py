@@ -15,7 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_catalogs import InstantGenerator, InstantGeneratorResource, box_glb, settings_for, write_catalog
+from small_catalogs import (
+    InstantGenerator,
+    InstantGeneratorResource,
+    WaitingGenerator,
+    box_glb,
+    settings_for,
+    write_catalog,
+)
 from typer.testing import CliRunner
 
 from trellis_pipeline.automation.in_process import run_catalog
@@ -77,7 +84,7 @@ def bought(tmp_path_factory):
 
 @pytest.fixture
 def opened(bought, tmp_path, monkeypatch):
-    """Opens the shop, with the time that its service takes for a model."""
+    """Opens the shop, with the generator of its service."""
     original, port = bought  # at another port it would be another seller
     folder = tmp_path / "copy"
     shutil.copytree(original, folder)
@@ -85,9 +92,8 @@ def opened(bought, tmp_path, monkeypatch):
     monkeypatch.setenv("RUNWARE_API_KEY", KEY)
     with contextlib.ExitStack() as stack:
 
-        def begin(seconds=0.0):
-            there = {"folder": folder / "service", "port": port}
-            service = running_service(InstantGenerator(), seconds=seconds, **there)
+        def begin(generator):
+            service = running_service(generator, folder=folder / "service", port=port)
             return Shop(folder, stack.enter_context(service))
 
         yield begin
@@ -95,7 +101,7 @@ def opened(bought, tmp_path, monkeypatch):
 
 @pytest.fixture
 def shop(opened):
-    return opened()
+    return opened(InstantGenerator())
 
 
 def test_a_bought_model_is_bought_again_within_a_budget_and_nothing_else_changes(shop):
@@ -139,7 +145,8 @@ def test_one_that_was_bought_and_not_compared_is_compared_and_not_bought_again(s
 
 
 def test_one_that_was_killed_in_the_middle_goes_on_where_it_was(opened):
-    shop = opened(seconds=2.0)
+    generator = WaitingGenerator()
+    shop = opened(generator)
     command = [Path(sys.executable).parent / "trellis-pipeline", "reproduce", "A", "--budget", "1"]
     command += [*shop.bought_from, "--catalog", "shop/catalog.csv"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -150,6 +157,7 @@ def test_one_that_was_killed_in_the_middle_goes_on_where_it_was(opened):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    generator.go_on.set()
     done = shop.reproduce("--budget", "1")
     assert done.exit_code == 0, done.output
     assert len(shop.service.accepted()) == len(shop.service.billing()) == 2

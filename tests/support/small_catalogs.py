@@ -6,8 +6,10 @@ was really bought. It is passed in like any user's own generator would be.
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
@@ -121,6 +123,24 @@ class InstantGenerator:
         self.billed.append((image.sha256, request.seed))
         progress(1.0)
         return [GeneratedModel(box_glb(), request.seed, Decimal(self.cost), 0.001, raw_cost_text=self.cost)]
+
+
+class WaitingGenerator(InstantGenerator):
+    """Makes `free` generations at once; the others wait until `go_on` is set."""
+
+    def __init__(self, free: int = 0) -> None:
+        super().__init__()
+        self.free = free
+        self.go_on = threading.Event()
+
+    async def generate(
+        self, request: GenerationRequest, image: InputImage, progress: Progress = no_progress
+    ) -> Sequence[GeneratedModel]:
+        self.free -= 1
+        waits = self.free < 0
+        while waits and not self.go_on.is_set():
+            await asyncio.sleep(0.02)
+        return await super().generate(request, image, progress)
 
 
 class InstantGeneratorResource(GeneratorResource):
