@@ -61,7 +61,7 @@ test-browser: $(VENV)/.test  ## The pages in headless Chromium (/usr/bin/chromiu
 	$(BIN)/python -m pytest -m browser
 
 .PHONY: faults
-faults: $(VENV)/.test  ## Kill buying processes in 2,450 ways and count what was paid twice: minutes.
+faults: $(VENV)/.test  ## Kill buying processes in 2,690 ways and count what was paid twice: minutes.
 	$(BIN)/python benchmarks/faults.py
 
 .PHONY: check

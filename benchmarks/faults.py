@@ -1,10 +1,12 @@
 """Never pay twice: how often it was tried, and how often it failed. Every number but the first three is 0.
 
-Real processes buy from real servers over loopback and die: at every crash point that was promised, and in
-random scenarios with several deaths, several processes at once and a server that has bad days. Afterwards the
-work is finished by others, and what is there is compared with the servers' own billing logs, task by task.
+Real processes buy from real servers over loopback and die: at every crash point that was promised, by hand at
+one await after the other, and in random scenarios with several deaths, several processes at once and a server
+that has bad days. Afterwards the work is finished by others, and what is there is compared with the servers'
+own billing logs, task by task.
 
-    python benchmarks/faults.py [--count 2000] [--seed 0] [--seeds 25] [--lanes 4] [--play NAME]
+    python benchmarks/faults.py [--count 2000] [--seed 0] [--seeds 25] [--awaits 240]
+        [--lanes 4] [--play NAME]
 
 A scenario that breaks a promise is printed with its name; `--play NAME` plays it again, alone.
 """
@@ -28,6 +30,7 @@ from buying_scenarios import (  # noqa: E402
     Arena,
     Outcome,
     Scenario,
+    awaits_scenario,
     matrix,
     random_scenario,
     scenario_of,
@@ -88,6 +91,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000, help="random scenarios")
     parser.add_argument("--seed", type=int, default=0, help="of the first random scenario")
     parser.add_argument("--seeds", type=int, default=MATRIX_SEEDS, help="for each crash point and signal")
+    parser.add_argument("--awaits", type=int, default=240, help="so many awaits at which one is stopped")
     parser.add_argument("--lanes", type=int, default=4, help="scenarios at a time")
     parser.add_argument("--play", metavar="NAME", action="append", default=[], help="only this scenario")
     given = parser.parse_args()
@@ -101,6 +105,7 @@ def main() -> int:
                 matrix(range(given.seeds)), key=lambda scenario: scenario.name.rpartition("/")[0]
             )
             play(arena, by_moment, count)
+            play(arena, [awaits_scenario(number) for number in range(1, given.awaits + 1)], count)
             play(arena, [random_scenario(given.seed + number) for number in range(given.count)], count)
     print(count.table())
     print(f"{time.monotonic() - began:,.0f} s, {given.lanes} at a time")

@@ -19,12 +19,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runware_parts import SENTINEL, crop, options
 
@@ -40,6 +41,8 @@ from trellis_pipeline.purchasing.journal import Journal
 from trellis_pipeline.purchasing.till import Till
 from trellis_pipeline.storage.local import LocalStore
 from trellis_pipeline.storage.store import open_store
+
+Result = TypeVar("Result")
 
 SUPPORT = Path(__file__).resolve().parent
 ROOT = SUPPORT.parents[1]
@@ -67,6 +70,9 @@ FURTHER_MOMENTS = (
     "inside settle",
     "after settle",
 )
+
+AT_AN_AWAIT = "at an await"
+"""Each time that the work for an order lets others go on, counted over all orders."""
 
 DONE, NOT_ALL, INTERRUPTED, BROKEN, HUNG = 0, 3, 130, 70, -signal.SIGALRM
 """Exit statuses: all is bought; some could not be bought now; SIGTERM; an error nobody expects; too long."""
@@ -169,6 +175,23 @@ class Fate:
         os.kill(os.getpid(), number)
         if number == signal.SIGKILL:
             time.sleep(60)
+
+    @types.coroutine
+    def at_awaits(self, work: Coroutine[Any, Any, Result]) -> Generator[Any, Any, Result]:
+        """Do this work; each time that it waits for something is a moment."""
+        steps = work.__await__()
+        try:
+            waits_for = next(steps)
+            while True:
+                self.reach(AT_AN_AWAIT)
+                try:
+                    got = yield waits_for
+                except BaseException as error:  # noqa: BLE001 - it is meant for the work
+                    waits_for = steps.throw(error)
+                else:
+                    waits_for = steps.send(got)
+        except StopIteration as end:
+            return end.value
 
     def around(self, owner: type, name: str, before: str = "", after: str = "") -> None:
         """Make a method a moment. The method itself is the real one."""
@@ -281,7 +304,8 @@ async def _buy_all(shop: Shop, ledger: Ledger, fate: Fate, count: Callable[[str]
         async def one(wanted: Wanted) -> None:
             async with room:
                 try:
-                    purchase = await buying.buy(order_of(shop, wanted, f"run-{os.getpid()}"), till)
+                    order = order_of(shop, wanted, f"run-{os.getpid()}")
+                    purchase = await fate.at_awaits(buying.buy(order, till))
                 except (GenerationError, BudgetExceeded, OutOfCredit) as error:
                     failed[wanted.sku] = f"{type(error).__name__}: {error}"
                 else:

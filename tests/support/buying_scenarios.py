@@ -2,8 +2,8 @@
 
 A scenario is a few orders, some processes that die, and a server that misbehaves. Whatever happens, in the
 end every model is there, each was billed once, and the books say what the server's billing log says. A name
-is enough to play one again: `matrix/MOMENT/SIGNAL/SEED`, `rivals/MOMENT/SIGNAL` and `random/SEED` mean the
-same everywhere.
+is enough to play one again: `matrix/MOMENT/SIGNAL/SEED`, `rivals/MOMENT/SIGNAL`, `awaits/NUMBER` and
+`random/SEED` mean the same everywhere.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from buying_process import (
+    AT_AN_AWAIT,
     BROKEN,
     DONE,
     FURTHER_MOMENTS,
@@ -186,6 +187,21 @@ def rivals_scenario(moment: str, signal: str) -> Scenario:
     return Scenario(name, _orders(name, (1, 1, 2, 1)), lives, server=3, concurrency=2)
 
 
+def awaits_scenario(number: int) -> Scenario:
+    """Stopped by hand at the number-th await. What is interrupted there must not break anything else."""
+    name = f"awaits/{number}"
+    drawn = random.Random(name)
+    client = {"image_input": drawn.choice(("data_uri", "upload")), "tasks_per_request": drawn.choice((1, 5))}
+    return Scenario(
+        name,
+        _orders(name, (1, 1, 2, 1, 1, 1, 1, 1)),
+        lives=((Life(AT_AN_AWAIT, number, "SIGTERM"),),),
+        server=drawn.randrange(len(KINDS)),
+        concurrency=8,  # more than a new client sends at once, so that some wait for a place
+        client=client,
+    )
+
+
 def scenario_of(name: str) -> Scenario:
     """The scenario of that name. Raises ValueError where it names none."""
     kind, *rest = name.split("/")
@@ -195,6 +211,8 @@ def scenario_of(name: str) -> Scenario:
         return matrix_scenario(rest[0], rest[1], int(rest[2]))
     if kind == "rivals" and len(rest) == 2 and rest[0] in MOMENTS and rest[1] in SIGNALS:
         return rivals_scenario(*rest)
+    if kind == "awaits" and len(rest) == 1:
+        return awaits_scenario(int(rest[0]))
     raise ValueError(f"no scenario is called {name!r}; see `matrix_scenario` and `random_scenario`")
 
 

@@ -1,4 +1,4 @@
-"""200 of the scenarios of `make faults`: processes that buy die, others go on, and every model is paid once.
+"""Two hundred of the scenarios of `make faults`: processes that buy die, others go on, and every model is paid once.
 
 The processes, the servers, the client between them and the database are the real ones; only the moment of
 death is arranged. What is right is what the servers' billing logs say.
@@ -14,6 +14,7 @@ import pytest
 from buying_process import DONE, MOMENTS, order_of
 from buying_scenarios import (
     SIGNALS,
+    awaits_scenario,
     judge,
     matrix_scenario,
     overruns,
@@ -55,6 +56,12 @@ def test_of_two_processes_that_buy_the_same_one_dies_and_the_other_pays_nothing_
     outcomes = list(arena.play_all([rivals_scenario(moment, signal) for moment in MOMENTS]))
     assert_all_well(outcomes)
     assert sum(one.died for one in outcomes) >= 3  # the other may have been there first
+
+
+def test_stopped_at_any_await_a_process_is_interrupted_and_the_next_one_finishes(arena):
+    outcomes = list(arena.play_all([awaits_scenario(number) for number in range(4, 124, 8)]))
+    assert_all_well(outcomes)
+    assert sum(one.died for one in outcomes) > 8  # some had done everything by then
 
 
 @pytest.mark.slow
