@@ -1,4 +1,4 @@
-"""Two hundred of the scenarios of `make faults`: processes that buy die, others go on, and every model is paid once.
+"""Two hundred of the scenarios of `make faults`: processes die, others go on, every model is paid once.
 
 The processes, the servers, the client between them and the database are the real ones; only the moment of
 death is arranged. What is right is what the servers' billing logs say.
