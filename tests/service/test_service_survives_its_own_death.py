@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import signal
 import time
 
 import httpx
@@ -19,6 +20,7 @@ from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions
 from trellis_pipeline.service.serve import serve
 from trellis_pipeline.service.testing import accepted_of, billing_of
+from trellis_pipeline.stopping import STOPPING, stopped_by_signals
 
 
 def billed_tasks(folder):
@@ -99,6 +101,15 @@ def test_sigterm_ends_it_in_good_order_and_what_was_under_way_goes_on_later(tmp_
         client.http.close()
 
 
+@pytest.mark.parametrize("number", STOPPING)
+def test_what_follows_a_signal_that_the_service_obeyed_is_left_in_peace(tmp_path, number):
+    """The command still has worker processes to end, and then a good exit status to give."""
+    options = ServiceOptions(folder=tmp_path / "service", port=0)
+    with stopped_by_signals():
+        serve(options, InstantGenerator(), announce=lambda _address: signal.raise_signal(number))
+        time.sleep(0.5)  # long enough to be interrupted
+
+
 def test_a_uuid_is_remembered_over_restarts(start):
     client = start()
     task = client.task()
@@ -136,6 +147,17 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageUnavailable, match="file"):
         serve(ServiceOptions(folder=tmp_path / "file", port=0), InstantGenerator())
+
+
+def test_a_folder_whose_queue_cannot_be_read_is_named_and_given_back(tmp_path):
+    options = ServiceOptions(folder=tmp_path / "service", port=0)
+    disk = Disk(options.folder)
+    with disk.begin() as connection:
+        connection.execute(text("ALTER TABLE results RENAME COLUMN number TO something"))
+    disk.close()
+    with pytest.raises(StorageUnavailable, match="no such column"):
+        serve(options, InstantGenerator())
+    Disk(options.folder).close()
 
 
 def test_the_billing_log_cannot_be_changed_or_shortened(start):

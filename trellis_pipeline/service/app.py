@@ -91,29 +91,26 @@ class Service:
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         """Open the folder and take up the queue; at the end stop at once, the next start has the rest."""
-        try:
-            backend = self.backend = Backend(self.options, self.generator, self.faults)
-        except TrellisError as problem:
-            if not self.keep_failure:
-                raise
-            self.failure = problem
+        async with contextlib.AsyncExitStack() as parts:
+            try:
+                await self._open(parts)
+            except TrellisError as problem:
+                if not self.keep_failure:
+                    raise
+                self.failure = problem
+                await parts.aclose()
             yield
-            return
+
+    async def _open(self, parts: contextlib.AsyncExitStack) -> None:
+        backend = self.backend = Backend(self.options, self.generator, self.faults)
+        parts.callback(backend.close)
         self.faults.read_file = lambda name: backend.store.result_path(name).read_bytes()
         deliveries = Deliveries(backend)
         workers = Workers(backend, deliveries.wake)
-        housekeeping = Housekeeping(backend)
         self._handlers = Handlers(backend, workers, deliveries)
-        try:
-            await deliveries.start()
-            await workers.start()
-            housekeeping.start()
-            yield
-        finally:
-            await housekeeping.stop()
-            await workers.stop()
-            await deliveries.stop()
-            backend.close()
+        for part in (deliveries, workers, Housekeeping(backend)):
+            parts.push_async_callback(part.stop)
+            await part.start()
 
     # -- POST /v1 --------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class Housekeeping:
         self._backend = backend
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin; the first look is at once."""
         self._task = asyncio.create_task(self._run())
 

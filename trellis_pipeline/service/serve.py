@@ -19,9 +19,9 @@ from trellis_pipeline.generation.generator import Generator
 from trellis_pipeline.service.app import Service, build_service
 from trellis_pipeline.service.faults import FaultPlan
 from trellis_pipeline.service.options import ServiceOptions, check_bind
+from trellis_pipeline.stopping import STOPPING, stop_requests
 
 GRACE_SECONDS = 5
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -72,12 +72,13 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with stop_requests():  # what is heard here is obeyed here: nobody shall insist on it afterwards
+            before = {number: signal.signal(number, self.handle_exit) for number in STOPPING}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
 
 def make_server(
