@@ -1,15 +1,21 @@
 """Webhooks and uploads arrive, are tried again until they do, and go nowhere they should not."""
 
+import asyncio
+import contextlib
 import json
+import socket
+import threading
 import time
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from small_catalogs import InstantGenerator, box_glb
 from wire_client import wait_until
 
-from trellis_pipeline.errors import TaskFailed
+from trellis_pipeline.errors import ProviderBusy, TaskFailed
 from trellis_pipeline.service.deliveries import wait_before
+from trellis_pipeline.service.outbound import send
 from trellis_pipeline.service.outbox import Outbox
 
 
@@ -105,6 +111,34 @@ def test_a_webhook_that_never_works_is_given_up_and_harms_nobody(start, receiver
     assert client.service.pending_deliveries(settled=True) == 0
     assert len(receiver.received) == 2
     assert client.poll(task_uuid)["data"][0]["status"] == "success"
+
+
+def test_an_address_that_breaks_a_library_is_given_up_like_any_other(start):
+    client = start(delivery_attempts=1)
+    task_uuid = client.submit(webhookURL="https://xn--a/hook")  # Punycode of a control character
+    client.result(task_uuid)
+    assert client.service.pending_deliveries(settled=True) == 0
+
+
+def test_a_receiver_that_answers_a_byte_now_and_then_is_not_waited_for():
+    def answer_slowly(listener):
+        with listener.accept()[0] as connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            for _ in range(600):
+                connection.sendall(b"X")
+                time.sleep(0.1)
+
+    async def call(port):
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await send(client, "POST", f"http://127.0.0.1:{port}/hook", b"{}", "application/json",
+                       allow_private=True, timeout_seconds=0.4)  # fmt: skip
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_slowly, args=[listener])
+        thread.start()
+        with pytest.raises(ProviderBusy, match="TimeoutError"):
+            asyncio.run(call(listener.getsockname()[1]))
+        thread.join()
 
 
 def test_the_glb_is_put_to_the_upload_endpoint(start, receiver):

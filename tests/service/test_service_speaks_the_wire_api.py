@@ -553,6 +553,12 @@ def test_ttl_of_a_task_is_what_its_link_says(start):
         assert (9_000 < left <= 10_001) if ttl is None else (30 < left <= 61)
 
 
+@pytest.mark.parametrize("ttl", [10**20, 10**400], ids=["21 digits", "401 digits"])
+def test_a_time_to_live_beyond_all_measure_is_a_long_one(start, ttl):
+    client = start()
+    assert client.http.get(client.file_url(client.submit(ttl=ttl))).content == box_glb()
+
+
 def test_links_begin_with_the_public_url_where_there_is_one(start):
     client = start(public_url="https://models.example.test/api/")
     assert client.file_url(client.submit()).startswith("https://models.example.test/api/files/")

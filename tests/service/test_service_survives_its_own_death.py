@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import resource
 import signal
 import time
 
@@ -195,6 +196,23 @@ def test_a_file_that_never_became_whole_is_not_a_result(tmp_path):
     store.write(tmp_path / "files" / "y.glb", b"glTF")
     assert [path.name for path in (tmp_path / "files").iterdir()] == ["y.glb"]
     store.close()
+
+
+def test_a_full_disk_and_a_kill_leave_no_halves_that_take_the_room_of_the_next_attempt(tmp_path):
+    disk = Disk(tmp_path)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))  # in mid-write, as a full disk
+    try:
+        with pytest.raises(StorageUnavailable):
+            disk.write(tmp_path / "files" / "x.glb", bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list((tmp_path / "files").iterdir()) == []
+    disk.close()
+
+    (tmp_path / "files" / "x.glb.0123abcd.part").write_bytes(b"glTF")  # by a process that was killed
+    Disk(tmp_path).close()
+    assert list((tmp_path / "files").iterdir()) == []
 
 
 @pytest.mark.slow

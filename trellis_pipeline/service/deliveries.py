@@ -27,8 +27,8 @@ from trellis_pipeline.service.records import Json, Task
 log = logging.getLogger("trellis_pipeline.service")
 
 FIRST_WAIT, LONGEST_WAIT = 0.25, 8.0
-# A webhook's receiver has this long to answer; a file may be large and the line thin.
-WEBHOOK_SECONDS, UPLOAD_SECONDS = 5.0, 120.0
+# A webhook's receiver has this long for everything; a file may be large and the line thin.
+WEBHOOK_SECONDS, UPLOAD_SECONDS = 10.0, 600.0
 AT_ONCE = 16
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,8 @@ from trellis_pipeline.costs.database import connect, parse_url
 from trellis_pipeline.errors import ConfigError, StorageUnavailable
 from trellis_pipeline.service.tables import tasks
 from trellis_pipeline.service.upgrade import make_tables
+
+_PART = ".part"
 
 
 class Disk:
@@ -38,6 +40,9 @@ class Disk:
             with ExitStack() as undo:
                 self._lock = undo.enter_context(_hold(folder / "lock"))
                 self.secret = _secret(folder / "secret")
+                for name in ("files", "media"):
+                    for left in (folder / name).glob(f"*.????????{_PART}"):  # by a process that was killed
+                        left.unlink()
                 self._engine = open_database(folder)
                 undo.callback(self._engine.dispose)
                 with self.begin() as connection:
@@ -78,13 +83,18 @@ class Disk:
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file so that after a power cut it is either whole or not there."""
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PART}")
         try:
-            temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                # On a full disk, what is left would take the room of the next attempt.
+                with suppress(OSError):
+                    temporary.unlink()
             if hasattr(os, "O_DIRECTORY"):
                 handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
                 try:

@@ -34,7 +34,6 @@ class Handlers:
         self._inference = Inference(backend, workers, deliveries)
         self._types: dict[str, Callable[[Json, Caller, Reply], Awaitable[None]]] = {
             "ping": self._ping,
-            "getResponse": self._get_response,
             "getTaskDetails": self._get_task_details,
             "imageUpload": self._image_upload,
             "mediaStorage": self._media_storage,
@@ -44,7 +43,7 @@ class Handlers:
     @property
     def task_types(self) -> tuple[str, ...]:
         """Everything that `taskType` may be, authentication apart."""
-        return (INFERENCE, *self._types)
+        return (INFERENCE, "getResponse", *self._types)
 
     async def answer(self, asked: list[Json], caller: Caller, reply: Reply) -> None:
         """Carry out the tasks of a request, each by itself: one that is wrong does not stop the others."""
@@ -78,9 +77,6 @@ class Handlers:
         return FieldFault("taskType", "is not one of this service's", "unsupportedTaskType", self.task_types)
 
     # -- looking at tasks ------------------------------------------------------------------------------------
-
-    async def _get_response(self, task: Json, caller: Caller, reply: Reply) -> None:
-        await self._poll([task], caller, reply)
 
     async def _poll(self, asked: list[Json], caller: Caller, reply: Reply) -> None:
         """All polls of a request with one look at the database. A UUID that we do not know gives no item."""

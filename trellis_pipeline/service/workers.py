@@ -36,6 +36,8 @@ log = logging.getLogger("trellis_pipeline.service")
 
 # After a full or missing disk: the work waits, the task is not lost.
 STORAGE_RETRY_SECONDS = 5.0
+# A task may name any time to live, and a link's date has twelve digits.
+LONGEST_SECONDS = 100 * 365 * 24 * 3600
 # Mattes are heavy on processor and memory; ready-made crops pass without one.
 CROPS_AT_ONCE = 2
 
@@ -196,6 +198,7 @@ class Workers:
         self, task: Task, number: int, model: GeneratedModel, cost: Decimal | None, kinds: list[str]
     ) -> None:
         backend, result = self._backend, task.results[number]
+        seconds = min(task.payload.get("ttl") or backend.options.result_seconds, LONGEST_SECONDS)
 
         async def keep() -> bool:
             path = backend.store.result_path(result.result_uuid)
@@ -207,7 +210,7 @@ class Workers:
                 seed=model.seed,
                 cost=cost,
                 file_bytes=len(model.glb),
-                expires_at=time.time() + float(task.payload.get("ttl") or backend.options.result_seconds),
+                expires_at=time.time() + seconds,
                 announce=kinds,
             )
 
