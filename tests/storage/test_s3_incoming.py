@@ -129,3 +129,4 @@ def test_a_bucket_that_stops_answering_is_unavailable(place, s3_client):
     with before(s3_client, "GetObject", fail), pytest.raises(StorageUnavailable) as caught:
         place.adopt()
     assert "hunter2sentinel" not in str(caught.value)
+    assert place.adopt() == BlobRef.of(GLB, ".glb")  # it answers again, and the upload was never bad

@@ -16,7 +16,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError
 
-from trellis_pipeline.errors import StorageError
+from trellis_pipeline.errors import StorageError, StorageUnavailable
 from trellis_pipeline.storage.s3 import S3Store, content_type
 from trellis_pipeline.storage.s3_calls import EXISTS, MISSING, Refused
 from trellis_pipeline.storage.store import BlobRef, check_path
@@ -68,6 +68,9 @@ class Incoming:
                 return None
         except Refused:  # not there any more, or not the object that was looked at
             return None
+        except StorageUnavailable:
+            self._looked_at = ""  # nothing was found out about it
+            raise
         return ref
 
     def _reader(self, etag: str, size: int) -> Callable[[int, int], bytes]:
