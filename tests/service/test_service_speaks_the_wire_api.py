@@ -144,7 +144,7 @@ def test_a_sync_task_that_ends_while_somebody_looks_is_not_waited_for(start, mon
         return seen
 
     monkeypatch.setattr(Workers, "_find", look_slowly)
-    client = start(seconds=0.15, sync_seconds=5.0)
+    client = start(seconds=0.15, sync_seconds=60.0)
     assert client.post(client.task(deliveryMethod="sync")).status_code == 200
 
 

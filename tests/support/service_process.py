@@ -23,7 +23,7 @@ from pathlib import Path
 
 SUPPORT = Path(__file__).resolve().parent
 ROOT = SUPPORT.parents[1]
-SAFETY_SECONDS = 60
+SAFETY_SECONDS = 120
 
 
 @dataclass

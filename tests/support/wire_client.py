@@ -12,7 +12,7 @@ import httpx
 from trellis_pipeline.service.messages import STATUS
 from trellis_pipeline.service.testing import RunningService
 
-SAFETY_SECONDS = 30
+SAFETY_SECONDS = 120
 KEY = "a-key-that-tests-use"
 
 

@@ -36,7 +36,7 @@ from trellis_pipeline.service.serve import Server, bind, make_server
 from trellis_pipeline.service.store import read_accepted, read_billing
 
 LIST_PRICE = Decimal("0.0256")
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 class SlowGenerator:
