@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -122,13 +123,14 @@ def open_tools(
         allowed_hosts=imagery.allowed_hosts,
     )
 
+    read_s3 = partial(catalogs.read_s3, most_bytes=limits.max_bytes + 1)
     clients: list[httpx.AsyncClient] = []  # one for all photos, made by the first that needs it
 
     async def fetch(location: str, etag: str) -> Fetched:
         if location.startswith("http") and not clients:
-            clients.append(httpx.AsyncClient())
+            clients.append(httpx.AsyncClient(trust_env=False))  # as where each has its own, see `fetch_url`
         client = clients[0] if clients else None
-        return await fetch_if_changed(location, limits, etag, client=client, read_s3=catalogs.read_s3)
+        return await fetch_if_changed(location, limits, etag, client=client, read_s3=read_s3)
 
     async def end_connections() -> None:
         while clients:

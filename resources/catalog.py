@@ -2,7 +2,7 @@
 
 # Dagster inspects annotations at run time, so they are not deferred in this module.
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -34,22 +34,22 @@ class CatalogResource(dg.ConfigurableResource[None]):
         except (StorageError, SourceImageError) as error:
             raise CatalogError(f"catalog {error}") from None
 
-    def read_s3(self, url: str) -> bytes:
-        """The bytes of one `s3://` object.
+    def read_s3(self, url: str, most_bytes: int | None = None) -> bytes:
+        """The bytes of one `s3://` object, or the first `most_bytes` of them.
 
         Raises BlobMissing, and SourceImageError for everything else: the bucket is one that a row names, not
         the store of the run, so it is that product's misfortune even where no bucket answers.
         """
         try:
-            return self._object(url)
+            return self._object(url, most_bytes)
         except StorageUnavailable as error:
             raise SourceImageError(str(error)) from None
 
-    def _object(self, url: str) -> bytes:
+    def _object(self, url: str, most_bytes: int | None) -> bytes:
         bucket, key = _split(url)
-        with _named(url):
-            body: bytes = self.store.s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
-        return body
+        with _named(url), closing(self.store.s3_client().get_object(Bucket=bucket, Key=key)["Body"]) as body:
+            data: bytes = body.read(most_bytes)
+        return data
 
     def s3_state(self, url: str) -> str:
         """The ETag of one `s3://` object, which changes with its content.

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -111,6 +112,17 @@ def test_another_limit_or_another_address_asks_for_the_photo_anew(shop_with):
     shop.product = Product("A", shop.product.image + "&v=2")
     assert shop.take()
     assert shop.sent == [200, 200, 200]
+
+
+def test_a_proxy_in_the_environment_hears_nothing_of_the_photos_and_their_signatures(shop_with, monkeypatch):
+    shop = shop_with(etags=True)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert shop.take()
+    assert shop.sent == [200]
 
 
 def test_a_server_without_etags_sends_it_every_time(shop_with):

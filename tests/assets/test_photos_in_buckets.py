@@ -20,9 +20,17 @@ ANSWERS = {"typo": (404, "NoSuchBucket"), "private": (403, "AccessDenied")}
 
 
 class S3(BaseHTTPRequestHandler):
-    """Speaks as much S3 as it takes to refuse, with the codes that S3 has for it."""
+    """Speaks as much S3 as it takes to refuse, with the codes that S3 has for it, or to send too much."""
 
     def do_GET(self):
+        if self.path.startswith("/huge/"):
+            self.send_response(200)
+            self.send_header("ETag", '"huge"')
+            self.send_header("Content-Length", str(10**12))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(bytes(30_000))
+            return
         status, code = ANSWERS[self.path.partition("?")[0].split("/")[1]]
         body = f"<Error><Code>{code}</Code></Error>".encode()
         self.send_response(status)
@@ -60,11 +68,11 @@ def credentials(monkeypatch, endpoint):
 
 
 @contextmanager
-def opened(tmp_path, endpoint, photos):
+def opened(tmp_path, endpoint, photos, **sections):
     """The tools of a line over these photos and one good one, after its catalog was read."""
     rows = [{"sku": sku, "image": image} for sku, image in photos.items()]
     settings = settings_for(
-        tmp_path, write_catalog(tmp_path / "shop", [], rows), storage={"s3_endpoint": endpoint}
+        tmp_path, write_catalog(tmp_path / "shop", [], rows), storage={"s3_endpoint": endpoint}, **sections
     )
     resources = build_definitions(settings).resources
     line = LineSettings(settings, settings.catalogs[0])
@@ -113,6 +121,15 @@ def test_without_credentials_the_photos_in_buckets_fail_by_name_and_the_others_g
     assert "s3://private/b.png: NoCredentialsError; check endpoint and credentials" in errors["S3"]
     missing = tmp_path / "shop" / "nothere.png"
     assert errors["NEVER"] == f"{missing} does not exist; put it there or correct the catalog (catalog row 3)"
+
+
+def test_a_terabyte_in_a_bucket_is_refused_after_as_much_of_it_as_a_photo_may_have(
+    tmp_path, endpoint, credentials
+):
+    limits = {"max_bytes": 20_000, "timeout_seconds": 240}
+    with opened(tmp_path, endpoint, {"HUGE": "s3://huge/a.png"}, imagery=limits) as tools:
+        errors = outcomes(tools, ["HUGE"])
+    assert "s3://huge/a.png is too large; the limit is 0.02 MB (imagery.max_bytes)" in errors["HUGE"]
 
 
 @pytest.mark.parametrize("source", ["s3://typo/catalog.csv", "s3://private/photos/"])

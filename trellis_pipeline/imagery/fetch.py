@@ -32,7 +32,8 @@ async def fetch_image(
     """Bytes of the photo at `location`.
 
     client: reused for https if given; its headers, cookies and credentials are not sent.
-    read_s3: takes an `s3://bucket/key` URL and returns the object; it runs in a thread.
+    read_s3: takes an `s3://bucket/key` URL and returns the object, or of one that is larger than the limit at
+    least a byte more than that; it runs in a thread.
     Raises SourceImageError with the location, redacted, and the way out. StorageUnavailable and the like
     from `read_s3` pass through: they concern more than one product.
     """
@@ -126,5 +127,5 @@ async def _fetch_s3(url: str, limits: FetchLimits, read_s3: Callable[[str], byte
     except Exception as error:
         raise SourceImageError(f"{name} cannot be read: {type(error).__name__}") from error
     if len(data) > limits.max_bytes:
-        raise too_large(name, limits.max_bytes, len(data))
+        raise too_large(name, limits.max_bytes)
     return data
