@@ -59,11 +59,20 @@ def load_products(store: ArtifactStore, catalog: str, skus: set[str]) -> dict[st
     return {product.sku: product for product in products_from_parquet(data, skus)}
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogRows:
-    """What the last reading of a catalog came to. ignored_columns: with the name that was probably meant."""
+def load_skus(store: ArtifactStore, catalog: str) -> tuple[str, ...]:
+    """The products of the last snapshot, in its order. Raises BlobMissing before the first."""
+    from trellis_pipeline.catalog.snapshot import skus_from_parquet
 
-    skus: tuple[str, ...]
+    return skus_from_parquet(store.read(snapshot_path(catalog)))
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogProblems:
+    """What the last reading of a catalog could not take.
+
+    ignored_columns: with the name that was probably meant.
+    """
+
     bad_rows: tuple[RowProblem, ...]
     ignored_columns: tuple[str, ...]
 
@@ -79,14 +88,12 @@ def keep_problems(store: ArtifactStore, catalog: str, loaded: CatalogLoad) -> No
     store.write(catalog_problems_path(catalog), json.dumps(problems).encode())
 
 
-def load_rows(store: ArtifactStore, catalog: str) -> CatalogRows:
-    """The last reading of the catalog, from the snapshot. Raises BlobMissing before the first."""
+def load_problems(store: ArtifactStore, catalog: str) -> CatalogProblems:
+    """What the last reading could not take. Raises BlobMissing before the first."""
     from trellis_pipeline.catalog.rows import RowProblem
-    from trellis_pipeline.catalog.snapshot import skus_from_parquet
 
     problems = json.loads(store.read(catalog_problems_path(catalog)))
-    return CatalogRows(
-        skus=skus_from_parquet(store.read(snapshot_path(catalog))),
+    return CatalogProblems(
         bad_rows=tuple(RowProblem(**problem) for problem in problems["bad_rows"]),
         ignored_columns=tuple(problems["ignored_columns"]),
     )

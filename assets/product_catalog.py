@@ -52,12 +52,14 @@ def build_product_catalog(settings: LineSettings) -> dg.AssetsDefinition:
     def product_catalog(
         context: dg.AssetExecutionContext, store: ArtifactStoreResource, catalogs: CatalogResource
     ) -> dg.MaterializeResult[None]:
+        from trellis_pipeline.catalog.rows import row_name
+
         started = time.perf_counter()
         loaded = catalogs.load(settings.source)
         diff, _ = refresh_snapshot(catalog, loaded, store, catalogs)
         sync_partitions(context.instance, partitions, [product.sku for product in loaded.products])
         for problem in loaded.problems[:_SHOWN]:
-            context.log.warning(f"row {problem.row}: {problem.sku or 'no sku'}: {problem.reason}")
+            context.log.warning(f"{row_name(problem.row, problem.sku)}: {problem.reason}")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(catalog_version(catalog)),
             metadata=_metadata(loaded, diff, time.perf_counter() - started),

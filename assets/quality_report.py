@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets.catalog_snapshot import load_rows, load_snapshot
+from assets.catalog_snapshot import load_problems, load_snapshot
 from assets.opening import LineSettings
 from assets.outcome import Problem, load_problem
 from assets.paths import product_path, quality_table_path, record_path, report_path
@@ -95,15 +95,14 @@ def make_report(
 
 def _notes(store: ArtifactStore, catalog: str) -> tuple[str, ...]:
     """Rows of the catalog that gave no product, and columns that were ignored: nobody sees them otherwise."""
+    from trellis_pipeline.catalog.rows import row_name
+
     try:
-        read = load_rows(store, catalog)
+        read = load_problems(store, catalog)
     except BlobMissing:
         return ()
-    notes = [
-        " ".join([f"Row {bad.row}" if bad.row else "A file", *([f"({bad.sku})"] if bad.sku else [])])
-        + f" is no product: {bad.reason}."
-        for bad in read.bad_rows[:_NOTED_ROWS]
-    ]
+    bad_rows = [(row_name(bad.row, bad.sku), bad.reason) for bad in read.bad_rows[:_NOTED_ROWS]]
+    notes = [f"{name[0].upper()}{name[1:]} is no product: {reason}." for name, reason in bad_rows]
     if len(read.bad_rows) > _NOTED_ROWS:
         notes.append(f"{len(read.bad_rows) - _NOTED_ROWS:,} more rows are no products.")
     if read.ignored_columns:

@@ -2,12 +2,18 @@
 
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from small_catalogs import box_glb, draw_photo, write_catalog
+from sqlalchemy.pool import NullPool
+
+from trellis_pipeline.cli_common import guarded
 
 COMMAND = [sys.executable, "-c", "from trellis_pipeline.cli import main; main()"]
 
@@ -22,6 +28,20 @@ def trellis(*arguments, cwd, env=None):
         env={**environment, **(env or {})},
         check=False,
     )
+
+
+class StoppedAsItCloses(sqlite3.Connection):
+    def close(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_while_a_database_connection_is_closed_shows_no_traceback(capsys, caplog):
+    pool = NullPool(lambda: sqlite3.connect(":memory:", factory=StoppedAsItCloses))
+    with pytest.raises(typer.Exit) as ended:
+        guarded(lambda: pool.connect().close())
+    assert ended.value.exit_code == 130
+    assert "what was finished is kept" in capsys.readouterr().err
+    assert caplog.text == ""
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +132,23 @@ def test_an_empty_catalog_is_a_run_with_nothing_to_do(tmp_path):
     done = trellis("run", "--catalog", "empty.csv", "--output", "out", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["products"] == []
+
+
+def test_a_run_with_settings_of_its_own_does_not_mind_broken_ones_in_this_folder(tmp_path):
+    (tmp_path / "empty.csv").write_text("sku,image\n")
+    (tmp_path / "trellis.toml").write_text("[budgte]\n")
+    (tmp_path / "own.toml").write_text('[[catalogs]]\nname = "empty"\nsource = "empty.csv"\n')
+    done = trellis("run", "--catalog", "empty", "--config", "own.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"DAGSTER_HOME={tmp_path / '.trellis' / 'dagster'}" in "".join(done.stdout.splitlines())
+
+
+def test_a_report_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "empty.csv").write_text("sku,image\n")
+    (tmp_path / "out" / "empty" / "report.html" / "a folder").mkdir(parents=True)
+    done = trellis("run", "--catalog", "empty.csv", "--output", "out", "--json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the reports could not be made" in json.loads(done.stdout)["stopped"]
 
 
 def test_a_catalog_of_bad_rows_names_each_of_them(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -184,8 +185,9 @@ def _lineage(settings: Settings, *, known: bool) -> str:
     home = settings.dagster_home
     there = (settings.root / "Makefile").is_file()
     command = "make ui" if there else "python -m trellis_pipeline.automation.ui"
-    if home == load_settings().dagster_home:
-        return f"{command} (Dagster home: {home})"
+    with suppress(ConfigError):  # the file that lies here; this run may have been given another one
+        if home == load_settings().dagster_home:
+            return f"{command} (Dagster home: {home})"
     return f"DAGSTER_HOME={home} {command}"
 
 

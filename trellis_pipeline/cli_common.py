@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -38,6 +39,9 @@ BaseUrlOption = Annotated[
     str | None, typer.Option("--base-url", help="API to buy from, e.g. http://127.0.0.1:8765/v1.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+# Of the pools that Dagster's files and the ledger have.
+_POOLS = ("NullPool", "QueuePool", "SingletonThreadPool")
 
 
 def settings_for(
@@ -117,6 +121,8 @@ def exit_code_of(error: TrellisError) -> int:
 
 def guarded(work: Callable[[], int]) -> NoReturn:
     """Run a command; every error of ours becomes one clear message and an exit code, never a traceback."""
+    for pool in _POOLS:
+        logging.getLogger(f"sqlalchemy.pool.impl.{pool}").addFilter(_is_an_error)
     try:
         with stopped_by_signals():
             code = work()
@@ -127,3 +133,11 @@ def guarded(work: Callable[[], int]) -> NoReturn:
         typer.echo("stopped; what was finished is kept, run the same command again to go on", err=True)
         code = 130
     raise typer.Exit(code)
+
+
+def _is_an_error(record: logging.LogRecord) -> bool:
+    """False for a stop request that came while a connection was closed: SQLAlchemy shows its traceback, and
+    raises it on to where it is answered.
+    """
+    raised = record.exc_info[1] if record.exc_info else None
+    return raised is None or isinstance(raised, Exception)

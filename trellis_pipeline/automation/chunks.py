@@ -6,13 +6,29 @@ scattered. So their names go into the run's configuration, a chunk at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from trellis_pipeline.errors import CatalogError
+
 CATALOG_TAG = "trellis/catalog"
 SNAPSHOT_TAG = "trellis/snapshot"
+
+
+def chosen(skus: Sequence[str], only: Collection[str]) -> Sequence[str]:
+    """The catalog's products that are named in `only`, or all of them where it is empty.
+
+    Raises CatalogError for a name that the catalog does not have.
+    """
+    if not only:
+        return skus
+    wanted = set(only)
+    unknown = sorted(wanted.difference(skus))
+    if unknown:
+        raise CatalogError(f"the catalog has no product {', '.join(unknown)}; it has {len(skus)} products")
+    return [sku for sku in skus if sku in wanted]
 
 
 def line_job_name(catalog: str) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from trellis_pipeline.automation.check import Check, Found, Status, folder_checks, guarded
 from trellis_pipeline.automation.doctor_local import local_checks
 from trellis_pipeline.automation.doctor_money import api_key_checks, ledger_checks
+from trellis_pipeline.catalog.rows import row_name
 from trellis_pipeline.config import Settings
 from trellis_pipeline.config_products import CatalogSettings
 from trellis_pipeline.errors import ConfigError
@@ -121,7 +122,7 @@ def _catalog(
         first = loaded.problems[0]
         yield Check(
             name, "warning", f"{text}, {len(loaded.problems):,} bad rows",
-            f"the first is row {first.row}: {first.reason}",
+            f"the first is {row_name(first.row, first.sku)}: {first.reason}",
         )  # fmt: skip
     elif not loaded.products:
         yield Check(name, "warning", "no product in it", "add rows, or correct its `source`")

@@ -16,13 +16,13 @@ from typing import Any
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
-from assets.catalog_snapshot import load_rows
+from assets.catalog_snapshot import load_problems, load_skus
 from assets.line import SPENDING_RUN_TAG, STAGES
 from assets.stream import ProductDone, RunStopped
 from resources.generator import GeneratorResource
 from resources.progress import ProgressResource
 from trellis_pipeline import errors
-from trellis_pipeline.automation.chunks import CATALOG_TAG, line_config
+from trellis_pipeline.automation.chunks import CATALOG_TAG, chosen, line_config
 from trellis_pipeline.automation.instance import (
     PROCESS_TAG,
     end_orphans,
@@ -35,7 +35,7 @@ from trellis_pipeline.catalog.rows import RowProblem
 from trellis_pipeline.config import Settings
 from trellis_pipeline.config_products import CatalogSettings
 from trellis_pipeline.definitions import build_definitions
-from trellis_pipeline.errors import CatalogError, TrellisError
+from trellis_pipeline.errors import TrellisError
 from trellis_pipeline.purchasing.processes import this_process
 from trellis_pipeline.stopping import stop_requests
 
@@ -45,7 +45,7 @@ _MOST_PER_RUN = 200
 
 @dataclass(frozen=True, slots=True)
 class CatalogRun:
-    """What a run over a catalog came to. stopped: why it ended early, if it did."""
+    """What a run over a catalog came to. stopped: why it did not come to its end, if so."""
 
     catalog: str
     products: tuple[ProductSummary, ...]
@@ -135,8 +135,7 @@ def run_catalog(
         failure = run(["product_catalog"])
         if failure is not None:
             raise failure
-        rows = load_rows(store, catalog.name)
-        skus = _chosen(rows.skus, only)
+        skus = chosen(load_skus(store, catalog.name), only)
         on_start(len(skus))
         size = min(settings.run.products_per_run, _MOST_PER_RUN)
         for start in range(0, len(skus), size):
@@ -147,29 +146,24 @@ def run_catalog(
                 raise failure
             if listener.stopped is not None:
                 break
-        run(["quality_report", "cost_report"])
+        failure = run(["quality_report", "cost_report"])
+        stopped = listener.stopped
+        if failure is not None and stopped is None:
+            stopped = TrellisError(f"the reports could not be made: {failure}")
+    problems = load_problems(store, catalog.name)
     return CatalogRun(
         catalog=catalog.name,
         products=tuple(listener.done),
-        bad_rows=rows.bad_rows,
-        ignored_columns=rows.ignored_columns,
+        bad_rows=problems.bad_rows,
+        ignored_columns=problems.ignored_columns,
         report=store.location(f"{catalog.name}/report.html"),
-        stopped=listener.stopped,
+        stopped=stopped,
     )
 
 
 def _loggers(verbose: bool) -> dict[str, Any]:
     """Dagster logs to the terminal only for those who asked; its event log has everything anyway."""
     return {"loggers": {"console": {"config": {"log_level": "INFO" if verbose else "CRITICAL"}}}}
-
-
-def _chosen(skus: Sequence[str], only: Sequence[str]) -> Sequence[str]:
-    if not only:
-        return skus
-    unknown = sorted(set(only) - set(skus))
-    if unknown:
-        raise CatalogError(f"the catalog has no product {', '.join(unknown)}; it has {len(skus)} products")
-    return [sku for sku in skus if sku in set(only)]
 
 
 @contextmanager

@@ -23,11 +23,12 @@ from assets.opening import LineSettings, open_tools
 from assets.records import LineItem, ProductCrop, ProductModel
 from assets.stage import current_key
 from assets.stream import ProductDone, RunStopped, stream
+from trellis_pipeline.automation.chunks import chosen
 from trellis_pipeline.automation.same_catalog import refuse_namesake
 from trellis_pipeline.costs.budgets import ScopeState, SpendScope
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.definitions import build_definitions
-from trellis_pipeline.errors import CatalogError, ProductError
+from trellis_pipeline.errors import ProductError
 from trellis_pipeline.purchasing.quote import Planned, Quote, Standing, make_quote
 from trellis_pipeline.purchasing.standing import bought, in_flight, spent_by_product, terms_of
 from trellis_pipeline.purchasing.till import is_remote
@@ -106,7 +107,8 @@ def plan_catalog(
     resources = dict(build_definitions(settings, None, generator).resources or {})
     line = LineSettings(settings, catalog)
     loaded: CatalogLoad = resources["catalogs"].load(line.source)
-    items = _chosen(loaded, only)
+    wanted = set(chosen([product.sku for product in loaded.products], only))
+    items = [LineItem(product) for product in loaded.products if product.sku in wanted]
     on_start(len(items))
     opened = open_tools(
         line,
@@ -129,16 +131,6 @@ def plan_catalog(
             ignored_columns=tuple(column_hint(column) for column in loaded.unknown_columns),
             seconds=time.perf_counter() - started,
         )
-
-
-def _chosen(loaded: CatalogLoad, only: Sequence[str]) -> list[LineItem]:
-    unknown = sorted(set(only) - {product.sku for product in loaded.products}) if only else []
-    if unknown:
-        raise CatalogError(
-            f"the catalog has no product {', '.join(unknown)}; it has {len(loaded.products)} products"
-        )
-    wanted = set(only)
-    return [LineItem(product) for product in loaded.products if not wanted or product.sku in wanted]
 
 
 def _quote(

@@ -48,7 +48,7 @@ class RowSummary(BaseModel):
 
 
 class RunSummary(BaseModel):
-    """The whole run. stopped: why it ended before all products were tried."""
+    """The whole run. stopped: why it did not come to its end: products not tried, or no report."""
 
     catalog: str
     report: str

@@ -18,6 +18,8 @@ from trellis_pipeline.config import load_settings
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import TrellisError
 
+_PATIENCE_SECONDS = 60.0  # the daemon ends its threads one after the other
+
 
 def main() -> int:
     """Serve until stopped. TRELLIS_UI_PORT: another port than 3000."""
@@ -49,7 +51,11 @@ def main() -> int:
         for process in processes:
             process.terminate()
         for process in processes:
-            process.wait(timeout=20)
+            try:
+                process.wait(_PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
     return max(process.returncode or 0 for process in processes)
 
 

@@ -40,6 +40,11 @@ class RowProblem:
     reason: str
 
 
+def row_name(row: int, sku: str) -> str:
+    """How messages name a row that gave no product, `row 7 (CHAIR)`; without a number it is a file."""
+    return (f"row {row}" if row else "file") + (f" ({sku})" if sku else "")
+
+
 @dataclass(frozen=True, slots=True)
 class UnknownColumn:
     """A column that was ignored. did_you_mean: the known column with the closest name, if one is close."""

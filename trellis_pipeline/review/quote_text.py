@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trellis_pipeline.catalog.rows import row_name
 from trellis_pipeline.costs.money import format_usd
 
 _MEANINGS = (
@@ -51,7 +52,7 @@ def _counts(counts: Mapping[str, int]) -> Table:
 
 
 def _print_problems(console: Console, quote: Mapping[str, Any]) -> None:
-    lines = [f"bad row {row['row']} ({row['sku']}): {row['reason']}" for row in quote["bad_rows"]]
+    lines = [f"bad {row_name(row['row'], row['sku'])}: {row['reason']}" for row in quote["bad_rows"]]
     lines += [
         f"{product['status']} {product['sku']}: {product['reason']}"
         for product in quote["products"]

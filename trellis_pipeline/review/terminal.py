@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
+from trellis_pipeline.catalog.rows import row_name
 from trellis_pipeline.costs.money import usd_text
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ class Progress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             BarColumn(bar_width=None, table_column=Column(ratio=2, max_width=40)),
-            TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis"),
+            ),
             expand=True,
             console=Console(stderr=True),
             disable=not enabled,
@@ -106,10 +111,12 @@ def print_run(summary: Any, lineage: str) -> None:
     if not made and found == totals["products"] and found:
         line = f"nothing to generate: all {found} products were there already"
     console.print(f"\n{line}; ${totals['cost_usd']:.4f} in {totals['seconds']:.1f} s", highlight=False)
-    console.print(f"report   {summary.report}", highlight=False, soft_wrap=True)
     folder = summary.report.rsplit("/", 1)[0]
-    console.print(f"models   {folder}/products/<sku>/model.glb", highlight=False, soft_wrap=True)
-    console.print(f"lineage  {escape(lineage)}", highlight=False, soft_wrap=True)
+    console.print(
+        escape(f"report   {summary.report}\nmodels   {folder}/products/<sku>/model.glb\nlineage  {lineage}"),
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _shown(width: int, longest_sku: int) -> tuple[list[str], int]:
@@ -136,8 +143,8 @@ def _print_problems(console: Console, summary: Any) -> None:
     if summary.ignored_columns:
         console.print(f"[yellow]ignored columns:[/] {escape('; '.join(summary.ignored_columns))}")
     for row in summary.bad_rows:
-        where = " ".join([*([f"row {row.row}"] if row.row else []), *([f"({row.sku})"] if row.sku else [])])
-        console.print(f"[red]bad row[/]  {escape(where)}: {escape(row.reason)}", highlight=False)
+        name = escape(row_name(row.row, row.sku))
+        console.print(f"[red]bad[/]  {name}: {escape(row.reason)}", highlight=False)
     for product in summary.products:
         if product.error:
             style = _STATUS_STYLE[product.status]
