@@ -25,7 +25,7 @@ from trellis_pipeline.automation.doctor_sample import model_found, plain_vase
 from trellis_pipeline.config import Settings
 from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
-from trellis_pipeline.costs.money import ZERO, format_usd
+from trellis_pipeline.costs.money import ZERO, format_usd, usd_text
 from trellis_pipeline.errors import (
     BudgetExceeded,
     ConfigError,
@@ -185,7 +185,7 @@ async def examine_live(
         "version": __version__,
         "server": urlsplit(options.base_url).hostname,
         "run_id": order.run_id,
-        "spent_usd": f"{spent:f}",
+        "spent_usd": usd_text(spent),
         "findings": [asdict(finding) for finding in visit.findings],
         "not_asked": list(NOT_ASKED),
     }
@@ -234,7 +234,7 @@ async def _generate(visit: _Visit) -> Found:
     heard = visit.probe.course("generation", visit.bought.task_uuid, format_usd(estimate.likely))
     bill = visit.bought.bill
     words = (f"bought for {format_usd(bill.amount)}, booked by {bill.source.replace('_', ' ')}", *heard.says)
-    facts = {"task_uuid": visit.bought.task_uuid, "booked_usd": f"{bill.amount:f}", "source": bill.source}
+    facts = {"task_uuid": visit.bought.task_uuid, "booked_usd": usd_text(bill.amount), "source": bill.source}
     return Found(words, {**heard.facts, **facts})
 
 
@@ -252,12 +252,18 @@ async def _account_against_ledger(visit: _Visit, before: Decimal | None) -> Foun
     states = visit.till.journal.ledger.headroom(scope, visit.till.budgets).states
     settled = next(state.settled for state in states if state.scope == "run")
     if before is None:
-        return Found((f"the account holds {after}; what it held before is not known",), {"after": str(after)})
+        words = f"the account holds {format_usd(after)}; what it held before is not known"
+        return Found((words,), {"after": usd_text(after)})
     fell = before - after
     words = "they agree" if fell == settled else "they do not agree: bills may lag, or somebody else bought"
     return Found(
         (f"the account fell by {format_usd(fell)}, the ledger says {format_usd(settled)}; {words}",),
-        {"before": str(before), "after": str(after), "fell": f"{fell:f}", "settled": f"{settled:f}"},
+        {
+            "before": usd_text(before),
+            "after": usd_text(after),
+            "fell": usd_text(fell),
+            "settled": usd_text(settled),
+        },
     )
 
 

@@ -15,6 +15,7 @@ from assets.workers import WorkerPool
 from trellis_pipeline.config import Settings
 from trellis_pipeline.costs.budgets import Budgets
 from trellis_pipeline.costs.ledger import Ledger
+from trellis_pipeline.costs.money import usd_text
 from trellis_pipeline.definitions import build_definitions
 from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.generation.generator import Closable
@@ -100,7 +101,7 @@ def _question(question: Question, *, booked: bool) -> dict[str, Any]:
         "sku": money.scope.sku,
         "generator": money.scope.generator,
         "begun_at": money.made_at.isoformat(),
-        "set_aside_usd": f"{money.amount:f}",
+        "set_aside_usd": usd_text(money.amount),
         "is_left": question.is_left,
         "end": "booked as bought" if booked else None,
     }

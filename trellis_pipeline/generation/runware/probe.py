@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from trellis_pipeline.costs.money import usd_text
 from trellis_pipeline.errors import OutcomeUnknown, ProviderBusy, ProviderRejected
 from trellis_pipeline.generation.generator import InputImage
 from trellis_pipeline.generation.request import GenerationRequest
@@ -258,7 +259,7 @@ def _without_picture(request: GenerationRequest) -> Task:
 
 def _moved(before: Decimal | None, after: Decimal | None) -> str | None:
     """By how much the account fell, as text; None where it could not be read."""
-    return None if before is None or after is None else f"{before - after:f}"
+    return None if before is None or after is None else usd_text(before - after)
 
 
 def _billed_words(moved: str | None, refused: bool) -> str:

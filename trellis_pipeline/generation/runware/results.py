@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
-from trellis_pipeline.costs.money import NANO
+from trellis_pipeline.costs.money import NANO, usd_text
 from trellis_pipeline.generation.runware.reply import Item, WireNumber, text_of
 
 MOST_COST = Decimal(100)
@@ -40,7 +40,7 @@ class ResultFile:
     @property
     def billed(self) -> dict[str, str]:
         """What the bill has to know of a file that is not kept: see `GeneratedModel.provenance`."""
-        usd = "" if self.cost_usd is None else f"{self.cost_usd.normalize():f}"
+        usd = "" if self.cost_usd is None else usd_text(self.cost_usd.normalize())
         return {"result_uuid": self.uuid, "cost_usd": usd, "cost_text": self.cost_text}
 
     def inline_bytes(self) -> bytes:
