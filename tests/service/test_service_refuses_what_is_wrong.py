@@ -136,6 +136,7 @@ def test_a_web_page_cannot_post_without_asking_first(shared):
         b"\xff\xfe",
         b'["\\ud800"]',
         b'[{"taskType":"ping","x":"\\ud800"}]',
+        b'[{"taskType":"ping","x":"\xed\xa0\x80"}]',  # the same as bytes
         b'[{"taskType":"ping","x":NaN}]',
         b'[{"taskType":"ping","x":-Infinity}]',
         b'[{"taskType":"ping","x":' + b"9" * 5000 + b"}]",

@@ -262,9 +262,10 @@ class Service:
 def parse_body(body: bytes, max_tasks: int) -> list[Json]:
     """The tasks of a request. Raises Refusal for anything but a JSON array of 1 to `max_tasks` objects."""
     try:
-        data = json.loads(body, parse_constant=_no_constant)
+        # Given bytes, `json` would guess an encoding and let half of a surrogate pair pass.
+        data = json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
         if b"\\u" in body:
-            json.dumps(data, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            json.dumps(data, ensure_ascii=False).encode()  # the same half, written as an escape
     except (ValueError, RecursionError):
         raise Refusal("invalidJSON", "the body is not valid JSON") from None
     if not isinstance(data, list) or not data or not all(isinstance(task, dict) for task in data):
