@@ -81,9 +81,6 @@ class _Feed:
     items: Iterator[LineItem]
     stopped: list[TrellisError] = field(default_factory=list)
 
-    def next(self) -> LineItem | None:
-        return None if self.stopped else next(self.items, None)
-
 
 class _Switch:
     """Ends the event loop's work from the consumer's thread: whoever pressed Ctrl-C waits for no product."""
@@ -179,10 +176,13 @@ async def _carry_all(
             queue.put(event)
 
     async def carrier() -> None:
-        while (item := feed.next()) is not None:
+        while not feed.stopped:
             try:
+                item = next(feed.items, None)  # reads the snapshot of the catalog
+                if item is None:
+                    return
                 await _carry(item, stages, upstream, tools, report)
-            except STOPS_THE_RUN as error:
+            except TrellisError as error:  # what is one product's problem has been answered by now
                 if not feed.stopped:
                     feed.stopped.append(error)
                     await report(RunStopped(error))
