@@ -30,7 +30,7 @@ SAFETY_SECONDS = 120
 class ServiceProcess:
     """A started process. base_url: as in `running_service`."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     folder: Path
     port: int
 
@@ -41,13 +41,12 @@ class ServiceProcess:
     def kill(self) -> None:
         """As the kernel's out-of-memory killer would."""
         self.process.kill()
-        self.process.communicate(timeout=SAFETY_SECONDS)
+        self.process.wait(SAFETY_SECONDS)
 
     def terminate(self) -> int:
         """As an init system would; gives the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=SAFETY_SECONDS)
-        return self.process.returncode
+        return self.process.wait(SAFETY_SECONDS)
 
 
 def start_service(folder: Path, *arguments: str, port: int = 0) -> ServiceProcess:
@@ -57,19 +56,21 @@ def start_service(folder: Path, *arguments: str, port: int = 0) -> ServiceProces
     port_file.unlink(missing_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TRELLIS_", "DAGSTER_"))}
     command = [sys.executable, str(Path(__file__).resolve()), "--folder", str(folder), "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, "--port-file", str(port_file), *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)])},
-        start_new_session=True,
-    )
+    log = folder / "stderr.log"
+    # Into a file: a pipe that nobody reads is full one day, and the server stands still.
+    with log.open("a") as errors:
+        process = subprocess.Popen(
+            [*command, "--port-file", str(port_file), *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)])},
+            start_new_session=True,
+        )
     end = time.monotonic() + SAFETY_SECONDS
     while not port_file.exists():
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
-            raise RuntimeError(f"the service did not start: {process.communicate()[1][-4000:]}")
+            raise RuntimeError(f"the service did not start: {log.read_text()[-4000:]}")
         time.sleep(0.01)
     return ServiceProcess(process, folder, int(port_file.read_text()))
 
