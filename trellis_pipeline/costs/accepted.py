@@ -10,7 +10,6 @@ well spent if any product that stands on it was accepted.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -19,8 +18,7 @@ from typing import Literal, get_args
 
 from sqlalchemy import case, func, literal, or_, select
 
-from trellis_pipeline import errors
-from trellis_pipeline.costs.events import REPRODUCTION
+from trellis_pipeline.costs.events import REPRODUCTION, WITH_A_MODEL
 from trellis_pipeline.costs.ledger import Ledger
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.costs.schema import spend_events
@@ -30,14 +28,6 @@ Fate = Literal[
 ]
 FATES: tuple[Fate, ...] = get_args(Fate)
 WASTE: tuple[Fate, ...] = ("failed", "rejected", "superseded", "abandoned", "unattributed")
-
-# A settlement whose cause is one of these was paid for and brought no model: an error, or somebody's Ctrl-C
-# (`generation.generator.Interrupted`, which stands above the books).
-_NO_MODEL = frozenset(
-    name
-    for name, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, errors.ProductError)
-) | {"Interrupted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +98,12 @@ def spend_by_request(
     # By reservation, so that a refund goes where the money went that it gives back.
     fate = {
         name: columns.reservation_id.in_(
-            select(columns.reservation_id).where(columns.kind == "settle", columns.cause.in_(causes))
+            select(columns.reservation_id).where(columns.kind == "settle", because)
         )
-        for name, causes in (("lost", sorted(_NO_MODEL)), ("reproduced", [REPRODUCTION]))
+        for name, because in (
+            ("lost", columns.cause.not_in(WITH_A_MODEL)),
+            ("reproduced", columns.cause == REPRODUCTION),
+        )
     }
     elsewhere = or_(*fate.values())
     query = (

@@ -25,6 +25,12 @@ SOURCES: tuple[Source, ...] = ("estimate", "provider_cost", "price_list", "gpu_t
 REPRODUCTION = "reproduction"
 """The cause of a settlement for a model that was there already and was bought once more, to compare."""
 
+NO_PRICE = "the provider named no price"
+"""The cause of a settlement for a model whose price is an estimate."""
+
+WITH_A_MODEL = ("", NO_PRICE, REPRODUCTION)
+"""Causes of settlements that a model came of. Any other is the name of what ended the work without one."""
+
 _SCOPE_FIELDS = tuple(field.name for field in fields(SpendScope))
 
 

@@ -12,13 +12,12 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Select, literal, or_, select
 
-from trellis_pipeline.costs.events import REPRODUCTION
+from trellis_pipeline.costs.events import WITH_A_MODEL
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.costs.schema import spend_events
 from trellis_pipeline.errors import LedgerError
 
 HISTORY = 500
-_WITH_A_MODEL = ("", REPRODUCTION)  # causes of settlements for work that was not broken off
 
 Figure = TypeVar("Figure", Decimal, float)
 
@@ -32,7 +31,7 @@ def amounts(connection: Connection, generator: str, preset: str) -> tuple[Decima
     query = _settlements(generator, preset).where(
         spend_events.c.source != "estimate",
         spend_events.c.amount > ZERO,
-        spend_events.c.cause.in_(_WITH_A_MODEL),
+        spend_events.c.cause.in_(WITH_A_MODEL),
     )
     return tuple(connection.execute(query.with_only_columns(spend_events.c.amount)).scalars())
 
@@ -44,7 +43,7 @@ def seconds(connection: Connection, generator: str, preset: str) -> tuple[float,
     """
     query = _settlements(generator, preset).where(
         spend_events.c.seconds > 0,
-        or_(spend_events.c.source != "gpu_time", spend_events.c.cause.in_(_WITH_A_MODEL)),
+        or_(spend_events.c.source != "gpu_time", spend_events.c.cause.in_(WITH_A_MODEL)),
     )
     return tuple(connection.execute(query.with_only_columns(spend_events.c.seconds)).scalars())
 

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 
+from trellis_pipeline.costs.events import NO_PRICE
 from trellis_pipeline.costs.money import NANO, ZERO
 from trellis_pipeline.errors import Spent
 from trellis_pipeline.generation.generator import GeneratedModel
-
-NO_PRICE = "the provider named no price"
 
 
 @dataclass(frozen=True, slots=True)
