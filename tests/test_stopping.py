@@ -18,9 +18,12 @@ SAFETY_SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def handlers_stay_as_they_were():
+    """At first they are Python's own. A shell that starts the tests in the background has SIGINT ignored."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in STOPPING]
     yield
     assert [signal.getsignal(number) for number in STOPPING] == before
+    signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.mark.parametrize("number", STOPPING)

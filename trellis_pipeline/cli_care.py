@@ -91,17 +91,17 @@ def reproduce(
     def work() -> int:
         from trellis_pipeline.automation.reproduce import reproduce_model
         from trellis_pipeline.review.reproduce_text import estimate_text, print_reproduction
+        from trellis_pipeline.storage.whole_file import check_writable, write_whole
 
+        if save is not None:
+            check_writable(save)
         wanted = settings_for_run(config, output, budget, generator, base_url)
         settings, chosen = with_catalog(wanted, catalog)
         document, glb = reproduce_model(
             settings, chosen, sku, lambda said: typer.echo(estimate_text(said), err=True)
         )
         if save is not None:
-            try:
-                save.write_bytes(glb)
-            except OSError as error:
-                raise ConfigError(f"--save {save}: cannot be written ({error.strerror})") from None
+            write_whole(save, glb)
         if as_json:
             _print_json(document)
         else:

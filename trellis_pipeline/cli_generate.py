@@ -42,10 +42,14 @@ def generate(
     }
 
     def work() -> int:
-        from trellis_pipeline.automation.generate_one import generate_one, write_whole
+        from trellis_pipeline.automation.generate_one import generate_one
+        from trellis_pipeline.storage.whole_file import check_writable, write_whole
 
         if generator == "runware":
             raise ConfigError("generate makes models on this machine; runware is bought: use `run` for that")
+        for file in (output, preview):
+            if file is not None:
+                check_writable(file)
         settings = settings_for(
             config,
             generation={"generator": generator},

@@ -5,7 +5,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from small_catalogs import settings_for
 
 from trellis_pipeline.automation.event_log import CachedSqliteEventLog
-from trellis_pipeline.automation.instance import open_instance, prepare_home
+from trellis_pipeline.automation.instance import open_instance
 
 
 def test_a_new_home_has_telemetry_off_and_its_event_log_inside(tmp_path):
@@ -38,5 +38,6 @@ def test_a_home_with_its_own_configuration_is_left_as_it_is(tmp_path):
     settings.dagster_home.mkdir(parents=True)
     own = "telemetry:\n  enabled: false\n"
     (settings.dagster_home / "dagster.yaml").write_text(own)
-    prepare_home(settings)
+    with open_instance(settings):
+        pass
     assert (settings.dagster_home / "dagster.yaml").read_text() == own

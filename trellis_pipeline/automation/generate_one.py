@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from assets.workers import WorkerPool
 from resources.generator import generator_of
-from trellis_pipeline.errors import ConfigError, SourceImageError, StorageUnavailable
+from trellis_pipeline.errors import ConfigError
 from trellis_pipeline.generation.generator import Closable, InputImage, Progress, no_progress
+from trellis_pipeline.imagery.fetch import read_file
 from trellis_pipeline.imagery.make_crop import CropOptions, make_crop
 from trellis_pipeline.purchasing.finish import finish_model
 from trellis_pipeline.purchasing.till import is_remote
@@ -95,7 +94,7 @@ async def _made(
         matte=settings.imagery.matte,
         weights=settings.local.weights.expanduser(),
     )
-    crop = (await workers.run(make_crop, _read(photo, settings.imagery.max_bytes), options)).value
+    crop = (await workers.run(make_crop, read_file(photo, settings.imagery.max_bytes), options)).value
     image = InputImage(crop.png, hashlib.sha256(crop.png).hexdigest(), dimensions)
     (made, *_) = await generator.generate(request, image, progress)
     certificate = {
@@ -108,30 +107,3 @@ async def _made(
     size = None if generator.builds_to_size else dimensions
     model = (await workers.run(finish_model, made.glb, certificate, size)).value
     return OneModel(model, made, crop, request, str(generator.identity))
-
-
-def _read(photo: Path, most: int) -> bytes:
-    try:
-        size = photo.stat().st_size
-        if size > most:
-            raise SourceImageError(f"{photo} has {size:,} bytes; imagery.max_bytes allows {most:,}")
-        return photo.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{photo}: cannot be read: {error.strerror}") from None
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The file, or nothing: never half of it. Raises StorageUnavailable."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageUnavailable(f"{path}: cannot be written: {error.strerror}") from None

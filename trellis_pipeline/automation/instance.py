@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from trellis_pipeline.config import Settings
 from trellis_pipeline.errors import StorageUnavailable
 from trellis_pipeline.purchasing.processes import is_gone
+from trellis_pipeline.storage.whole_file import write_whole
 
 PROCESS_TAG = "trellis/process"
 
@@ -36,26 +37,15 @@ event_log_storage:
 """
 
 
-def prepare_home(settings: Settings) -> Path:
-    """Create the home with a dagster.yaml if it has none: the project's, or a minimal one.
-
-    Raises StorageUnavailable naming the folder when it cannot be written.
-    """
-    home = settings.dagster_home
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        config, project = home / "dagster.yaml", settings.root / "dagster.yaml"
-        here = f"base_dir: {json.dumps(str(home))}"
-        if not config.exists():
-            text = project.read_text() if project.is_file() else _MINIMAL
-            config.write_text(text.replace(_FROM_ENVIRONMENT, here))
-        elif _moved(before := config.read_text(), here):
-            config.write_text(_OWN_FOLDER.sub(lambda match: match[1] + here, before))
-    except OSError as error:
-        raise StorageUnavailable(
-            f"{home}: cannot be written ({error.strerror}); set `home` in trellis.toml or DAGSTER_HOME"
-        ) from None
-    return home
+def _configure(home: Path, project: Path) -> None:
+    """Give the home a dagster.yaml if it has none: the project's, or a minimal one."""
+    config = home / "dagster.yaml"
+    here = f"base_dir: {json.dumps(str(home))}"
+    if not config.exists():
+        text = project.read_text() if project.is_file() else _MINIMAL
+        write_whole(config, text.replace(_FROM_ENVIRONMENT, here).encode())
+    elif _moved(before := config.read_text(), here):
+        write_whole(config, _OWN_FOLDER.sub(lambda match: match[1] + here, before).encode())
 
 
 def _moved(text: str, here: str) -> bool:
@@ -77,10 +67,12 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     One process at a time: Dagster makes and migrates its SQLite files when it opens them, and two that find
     a new home at once leave a database that neither can open again.
     """
-    home = prepare_home(settings)
+    home = settings.dagster_home
     try:
+        home.mkdir(parents=True, exist_ok=True)
         with (home / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            _configure(home, settings.root / "dagster.yaml")
             return dg.DagsterInstance.from_config(str(home))
     except (OSError, SQLAlchemyError) as error:
         raise home_unavailable(home, error) from None

@@ -52,6 +52,9 @@ def _image(value: str) -> str:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
+INFERENCE = "3dInference"
+"""The task type of what makes a model; the only one that is billed."""
+
 _FROZEN = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
@@ -126,7 +129,7 @@ def task_json(
     does not take, and for several results with one upload endpoint: each would overwrite the one before.
     """
     data: dict[str, Any] = {
-        "taskType": "3dInference",
+        "taskType": INFERENCE,
         "taskUUID": task_uuid,
         "deliveryMethod": delivery.method,
         "outputType": "URL",

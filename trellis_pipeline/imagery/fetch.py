@@ -45,12 +45,12 @@ async def fetch_image(
         assert fetched.data is not None  # only a question with an ETag can be answered without bytes
         return fetched.data
     if scheme == "file":
-        return await asyncio.to_thread(_read_file, _file_path(location), limits.max_bytes)
+        return await asyncio.to_thread(read_file, _file_path(location), limits.max_bytes)
     if scheme or location.lower().startswith("data:"):
         raise SourceImageError(
             f"{redact_url(location)}: the scheme is not supported; use a path, file://, s3:// or https://"
         )
-    return await asyncio.to_thread(_read_file, Path(location), limits.max_bytes)
+    return await asyncio.to_thread(read_file, Path(location), limits.max_bytes)
 
 
 async def fetch_if_changed(
@@ -79,7 +79,8 @@ def _file_path(url: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def _read_file(path: Path, max_bytes: int) -> bytes:
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Bytes of a photo on this machine. Raises SourceImageError, also for pipes, devices and folders."""
     name = printable(str(path))
     try:
         # Not blocking, so that a named pipe is refused below instead of waited for.

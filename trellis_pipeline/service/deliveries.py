@@ -18,8 +18,9 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from trellis_pipeline.errors import ProviderBusy, StorageUnavailable
+from trellis_pipeline.generation.wire import INFERENCE
 from trellis_pipeline.service.backend import Backend
-from trellis_pipeline.service.messages import INFERENCE, encode, failure, success
+from trellis_pipeline.service.messages import encode, failure, success
 from trellis_pipeline.service.outbound import send
 from trellis_pipeline.service.outbox import Delivery
 from trellis_pipeline.service.records import Json, Task

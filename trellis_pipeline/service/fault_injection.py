@@ -16,6 +16,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trellis_pipeline.generation.wire import INFERENCE
 from trellis_pipeline.service.fault_answers import METADATA_URL, Answer, glb_bomb, gzip_bomb
 from trellis_pipeline.service.fault_replies import rewrite
 from trellis_pipeline.service.faults import ON_SUBMIT, Fault, FaultEngine
@@ -169,7 +170,7 @@ def _understand(body: bytes) -> _Asked:
         return _Asked()
     types = {task.get("taskType") for task in tasks if isinstance(task.get("taskType"), str)}
     uuids = [task["taskUUID"] for task in tasks if isinstance(task.get("taskUUID"), str)]
-    on = "submit" if "3dInference" in types else "poll" if "getResponse" in types else "other"
+    on = "submit" if INFERENCE in types else "poll" if "getResponse" in types else "other"
     return _Asked(on, uuids or [""])
 
 

@@ -8,8 +8,8 @@ import re
 import uuid
 from typing import Any
 
+from trellis_pipeline.generation.wire import INFERENCE
 from trellis_pipeline.service.faults import FaultEngine
-from trellis_pipeline.service.messages import INFERENCE
 
 Json = dict[str, Any]
 

@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from trellis_pipeline.errors import FieldFault, RequestInvalid, SourceImageError
-from trellis_pipeline.generation.wire import InferenceTask
+from trellis_pipeline.generation.wire import INFERENCE, InferenceTask
 from trellis_pipeline.generation.wire_image import image_form, inline_image
 from trellis_pipeline.imagery.fetch import fetch_image
 from trellis_pipeline.imagery.fetch_limits import FetchLimits
 from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.deliveries import Deliveries
 from trellis_pipeline.service.inference import Caller, Inference
-from trellis_pipeline.service.messages import INFERENCE, Reply, error, invalid
+from trellis_pipeline.service.messages import Reply, error, invalid
 from trellis_pipeline.service.records import Json, NewTask
 from trellis_pipeline.service.workers import Workers
 

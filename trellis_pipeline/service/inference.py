@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from trellis_pipeline.costs.money import ZERO
 from trellis_pipeline.errors import FieldFault, RequestInvalid
 from trellis_pipeline.generation.task_uuid import task_uuid
-from trellis_pipeline.generation.wire import InferenceTask, parse_task
+from trellis_pipeline.generation.wire import INFERENCE, InferenceTask, parse_task
 from trellis_pipeline.generation.wire_image import image_form, inline_image
 from trellis_pipeline.service.backend import Backend
 from trellis_pipeline.service.deliveries import Deliveries
 from trellis_pipeline.service.inputs import check_picture
 from trellis_pipeline.service.media import inline_owner, owners
 from trellis_pipeline.service.messages import (
-    INFERENCE,
     Reply,
     acknowledgement,
     error,

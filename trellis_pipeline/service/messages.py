@@ -14,9 +14,9 @@ from decimal import Decimal
 from typing import Any
 
 from trellis_pipeline.errors import RequestInvalid
+from trellis_pipeline.generation.wire import INFERENCE
 from trellis_pipeline.service.records import Json, Result, Task
 
-INFERENCE = "3dInference"
 DOCUMENTATION = "https://runware.ai/docs/models/microsoft-trellis-2"
 
 # Every code that the service answers, as docs/reference/errors.md explains it. 200: only ever said about a

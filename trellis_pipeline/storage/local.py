@@ -24,7 +24,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from trellis_pipeline.errors import BlobCorrupt, BlobMissing, StorageError, StorageUnavailable
+from trellis_pipeline.errors import BlobCorrupt, BlobMissing, StorageError
+from trellis_pipeline.storage.disk_errors import naming
 from trellis_pipeline.storage.store import BLOB_FOLDER, BlobRef, check_path
 
 INCOMING = ".incoming"
@@ -33,29 +34,6 @@ STALE_AFTER_SECONDS = 3600.0
 
 # What file systems answer that know no hard links (FAT, some network mounts), or no more of them on one file.
 _NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES})
-
-_WAY_OUT = {
-    errno.ENOSPC: "the disk is full; free some space or choose another output",
-    errno.EDQUOT: "the disk quota is used up; free some space or choose another output",
-    errno.EFBIG: "the file is larger than this file system or process may write; raise the limit (ulimit -f)",
-    errno.EROFS: "the file system is read-only; mount it writable or choose another output",
-    errno.EACCES: "permission denied; give this user write access or choose another output",
-    errno.EPERM: "the operation is not permitted; give this user write access or choose another output",
-    errno.ENOTDIR: "a file stands where a folder is needed; move it away or choose another output",
-    errno.EEXIST: "a file stands where a folder is needed; move it away or choose another output",
-    errno.EISDIR: "a folder stands where a file is needed; move it away or choose another path",
-    errno.EMFILE: "too many open files; raise the limit (ulimit -n) or lower the concurrency",
-}
-
-
-@contextlib.contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    """Turn an OSError into StorageUnavailable that names the path and the way out."""
-    try:
-        yield
-    except OSError as error:
-        reason = _WAY_OUT.get(error.errno or 0, error.strerror or "the file system refused")
-        raise StorageUnavailable(f"{path}: {reason}") from error
 
 
 class LocalStore:
@@ -67,7 +45,7 @@ class LocalStore:
     """
 
     def __init__(self, root: Path) -> None:
-        with _naming(root):
+        with naming(root):
             root.mkdir(parents=True, exist_ok=True)
             self._root = root.resolve()
             self._incoming = self._root / INCOMING
@@ -88,7 +66,7 @@ class LocalStore:
         """See `ArtifactStore.put_blob`. A blob that is there but damaged is replaced by the right bytes."""
         ref = BlobRef.of(data, suffix)
         target = self._root / ref.key
-        with _naming(target):
+        with naming(target):
             if _holds(target, data):
                 return ref
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +93,7 @@ class LocalStore:
     def has_blob(self, ref: BlobRef) -> bool:
         """See `ArtifactStore.has_blob`."""
         target = self._root / ref.key
-        with _naming(target):
+        with naming(target):
             try:
                 return target.stat().st_size == ref.size
             except FileNotFoundError:
@@ -127,7 +105,7 @@ class LocalStore:
         """See `ArtifactStore.publish`."""
         target = self._target(path)
         blob = self._root / ref.key
-        with _naming(target):
+        with naming(target):
             if not blob.is_file():
                 raise BlobMissing(
                     f"{path}: cannot publish {ref.key}, it is not in {self._root}; run the product again"
@@ -149,7 +127,7 @@ class LocalStore:
     def write(self, path: str, data: bytes) -> None:
         """See `ArtifactStore.write`."""
         target = self._target(path)
-        with _naming(target):
+        with naming(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with self._complete_file(data) as temporary:
                 temporary.replace(target)
@@ -157,7 +135,7 @@ class LocalStore:
     def create(self, path: str, data: bytes) -> bool:
         """See `ArtifactStore.create`."""
         target = self._target(path)
-        with _naming(target):
+        with naming(target):
             if os.path.lexists(target):
                 return False
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +159,7 @@ class LocalStore:
     def exists(self, path: str) -> bool:
         """See `ArtifactStore.exists`."""
         target = self._target(path)
-        with _naming(target):
+        with naming(target):
             return target.is_file()
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -192,7 +170,7 @@ class LocalStore:
     def delete(self, path: str) -> None:
         """See `ArtifactStore.delete`. Empty folders stay: removing them would race with a writer."""
         target = self._target(path)
-        with _naming(target), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with naming(target), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             target.unlink()
 
     def location(self, path: str) -> str:
@@ -204,7 +182,7 @@ class LocalStore:
     def _target(self, path: str) -> Path:
         """The file for a readable path, refused where a symbolic link on the way leads out of the store."""
         target = self._root / check_path(path)
-        with _naming(target):
+        with naming(target):
             real = os.path.realpath(target.parent)
         if real != str(target.parent):
             raise StorageError(
@@ -250,7 +228,7 @@ class LocalStore:
             return True
 
     def _read(self, target: Path, name: str) -> bytes:
-        with _naming(target):
+        with naming(target):
             try:
                 # A symbolic link in the file's own place could show anything; the store never makes one.
                 descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW)
@@ -266,7 +244,7 @@ class LocalStore:
                 raise
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[str]:
-        with _naming(folder):
+        with naming(folder):
             try:
                 with os.scandir(folder) as entries:
                     found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]

@@ -358,6 +358,31 @@ def test_a_refused_poll_is_no_verdict():
     assert not view_of(read({"errors": [error("invalidApiKey")]}, 401)).verdicts
 
 
+BUSY_WORDS = ["rateLimitExceeded", "serviceOverloaded", "internalServerError", "serviceUnavailable"]
+
+
+@pytest.mark.parametrize("code", BUSY_WORDS)
+@pytest.mark.parametrize("named", [{"taskType": "getResponse"}, {"taskType": ""}])
+def test_a_busy_server_that_names_the_task_may_mean_the_poll_until_it_says_so_again(code, named):
+    busy = read({"errors": [error(code, **named)]})
+    assert not view_of(*[busy] * 2).done
+    assert not view_of(busy, busy, {"data": [processing()]}, busy, busy).done
+    if not named["taskType"]:  # a poll that says of itself that it was turned away stays that, ever so often
+        assert view_of(*[busy] * 3).done
+
+
+@pytest.mark.parametrize("code", BUSY_WORDS)
+def test_a_busy_server_that_speaks_of_the_model_itself_is_believed_at_once(code):
+    assert view_of({"errors": [error(code)]}).done
+
+
+def test_polls_that_were_turned_away_do_not_count_as_the_silence_after_which_a_task_is_over():
+    """Two of four results are still being made, and one failed."""
+    told = {"data": [finished(URL, file="a"), processing()], "errors": [error("inferenceError")]}
+    refused = read({"errors": [error("rateLimitExceeded", taskType="getResponse")]})
+    assert not view_of(told, *[refused] * 5, wanted=4).done
+
+
 def test_one_failed_result_of_four_does_not_end_the_others():
     fourth = error("inferenceError", resultIndex=3)
     files = [finished(URL, file=name) for name in "abc"]

@@ -440,6 +440,38 @@ def test_a_poll_that_fails_says_nothing_about_the_task(refusal):
     assert server.count("getResponse") == 4
 
 
+BUSY_FOR_NOBODY_KNOWS_WHOM = http({"errors": [error("rateLimitExceeded", taskType="")]})
+
+
+def test_a_poll_turned_away_in_the_name_of_its_task_does_not_end_the_task():
+    def handle(asked, link):
+        return (
+            BUSY_FOR_NOBODY_KNOWS_WHOM
+            if asked.number in (0, 1, 3, 4)
+            else http({"data": polls[asked.number](link)})
+        )
+
+    polls = {2: lambda _: [processing()], 5: lambda link: [finished(link)]}
+    (model,), server = scripted(handle)
+    assert model.result_id == FILE
+    assert server.count("getResponse") == 6
+
+
+def test_a_task_that_was_turned_away_after_it_was_taken_has_failed_when_the_provider_insists():
+    outcome, server = scripted(lambda *_: BUSY_FOR_NOBODY_KNOWS_WHOM)
+    assert isinstance(outcome, TaskFailed)
+    assert server.count("getResponse") == 3
+
+
+@pytest.mark.parametrize("insists", [False, True])
+def test_whether_a_task_is_known_is_not_read_off_a_poll_that_was_turned_away(insists):
+    def handle(asked, _):
+        return BUSY_FOR_NOBODY_KNOWS_WHOM if insists or asked.number < 2 else http({"data": []})
+
+    known, _ = scripted(handle, lambda base_url: with_generator(base_url, lambda g: g.knows(UUID)))
+    assert known is insists
+
+
 def test_a_poll_that_is_refused_for_the_key_stops_everything():
     outcome, server = scripted(lambda *_: http({"errors": [error("invalidApiKey")]}, 401))
     assert isinstance(outcome, ProviderRefusesAccess)

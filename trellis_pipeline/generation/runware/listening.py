@@ -20,6 +20,7 @@ from trellis_pipeline.generation.runware.failures import clean_text
 from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.generation.runware.reply import Item, Reply, WireNumber, parse_reply, text_of
 from trellis_pipeline.generation.runware.results import files_of
+from trellis_pipeline.generation.wire import INFERENCE
 
 _TOLD = frozenset({"status", "taskType", "operation", "code", "type", "currency", "deliveryMethod"})
 """Members whose text is a word of the API and is shown."""
@@ -140,7 +141,7 @@ def _kind(value: Any, key: str) -> str:
 
 def course_of(listener: Listener, step: str, task_uuid: str, options: RunwareOptions) -> dict[str, Any]:
     """How one task went, from its hand-in to its result, as far as it was heard in this step."""
-    hand_ins = listener.of(step, "3dInference")
+    hand_ins = listener.of(step, INFERENCE)
     polls = [one for one in listener.of(step, "getResponse") if task_uuid in one.task_uuids]
     facts: dict[str, Any] = {
         "handed_in": len(hand_ins),

@@ -24,7 +24,7 @@ from trellis_pipeline.generation.runware.listening import Heard, Listener, cours
 from trellis_pipeline.generation.runware.reply import text_of
 from trellis_pipeline.generation.runware.results import believable_cost, files_of
 from trellis_pipeline.generation.runware.transport import AnswerLost, NotSent, Purpose
-from trellis_pipeline.generation.wire import Delivery, task_json
+from trellis_pipeline.generation.wire import INFERENCE, Delivery, task_json
 from trellis_pipeline.generation.wire_image import data_uri
 
 Task = dict[str, Any]
@@ -252,7 +252,7 @@ class Probe:
 
 def _without_picture(request: GenerationRequest) -> Task:
     return {
-        "taskType": "3dInference", "taskUUID": str(uuid.uuid4()), "deliveryMethod": "async",
+        "taskType": INFERENCE, "taskUUID": str(uuid.uuid4()), "deliveryMethod": "async",
         "includeCost": True, **request.wire(),
     }  # fmt: skip
 

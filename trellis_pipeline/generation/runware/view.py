@@ -1,7 +1,7 @@
 """What is known of one task, from everything that was ever said about it.
 
 Polls are cumulative, may repeat items, shuffle them, and mix in other tasks. So nothing is counted twice: a
-file is known by its UUID, and a view only ever grows. Pure; the waiting is `generator`'s.
+file is known by its UUID, and a view only ever grows. Pure; the waiting is `waiting`'s.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from decimal import Decimal
 from trellis_pipeline.generation.runware.failures import Kind, kind_of
 from trellis_pipeline.generation.runware.reply import ApiError, Item, Reply
 from trellis_pipeline.generation.runware.results import ResultFile, files_of
+from trellis_pipeline.generation.wire import INFERENCE
+
+BELIEVED_AFTER = 3
+"""So many answers in a row have to end a task with words that may have been meant for the poll alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
     """files: by UUID, in the order in which they were first seen. verdicts: errors that end a result.
 
-    seen: the provider has spoken of this task. pending: the last answer showed unfinished results. quiet: how
-    many answers in a row showed nothing unfinished and nothing new. progress: 0 to 1, None if never stated.
+    seen: the provider has spoken of this task. pending: the last answer that told anything of it showed
+    unfinished results. quiet: how many such answers in a row showed nothing unfinished and nothing new.
+    doubts: how many answers in a row ended it in words that may have been meant for the poll. progress: 0 to
+    1, None if never stated.
     """
 
     task_uuid: str
@@ -30,6 +36,7 @@ class TaskView:
     seen: bool = False
     pending: bool = False
     quiet: int = 0
+    doubts: int = 0
     progress: float | None = None
 
     @property
@@ -76,19 +83,24 @@ def merged(view: TaskView, reply: Reply, least_cost: Decimal) -> TaskView:
                 if known is not None and fresh
                 else file
             )
-    verdicts = tuple(dict.fromkeys((*view.verdicts, *(e for e in mine.errors if is_verdict(e)))))
+    ends = [error for error in mine.errors if is_verdict(error)]
+    doubts = view.doubts + 1 if any(map(is_doubtful, ends)) else 0
+    if doubts < BELIEVED_AFTER:
+        ends = [error for error in ends if not is_doubtful(error)]
+    verdicts = tuple(dict.fromkeys((*view.verdicts, *ends)))
     news = len(files) > len(view.files) or len(verdicts) > len(view.verdicts)
-    spoken = bool(mine.items) or bool(verdicts)
+    spoken = bool(mine.items) or bool(ends)
     quiet = view.quiet
-    if mine.items or mine.errors:
+    if spoken:
         quiet = 0 if pending else (1 if news else view.quiet + 1)
     return replace(
         view,
         files=files,
         verdicts=verdicts,
         seen=view.seen or spoken,
-        pending=pending,
+        pending=pending if spoken else view.pending,
         quiet=quiet,
+        doubts=doubts,
         progress=_progress(view, len(files), shares),
     )
 
@@ -103,6 +115,15 @@ def is_verdict(error: ApiError) -> bool:
     if error.task_type == "getResponse" or kind in (Kind.ACCESS, Kind.NOT_FOUND, Kind.CONFLICT):
         return False
     return error.status < 500 and error.status not in (401, 403, 408, 425, 429)
+
+
+def is_doubtful(error: ApiError) -> bool:
+    """Whether a verdict may be none: a busy or unwell server's words that do not say they are about the task.
+
+    A poll carries the task's UUID, so what turns the poll away may carry it too. Taken for the task's end, it
+    would have the model bought twice.
+    """
+    return error.task_type != INFERENCE and kind_of(error) in (Kind.BUSY, Kind.SERVER)
 
 
 def _share(item: Item) -> float:

@@ -20,7 +20,7 @@ from trellis_pipeline.generation.runware.options import RunwareOptions
 from trellis_pipeline.generation.runware.polling import Durations, poll_pauses
 from trellis_pipeline.generation.runware.reply import Reply
 from trellis_pipeline.generation.runware.transport import AnswerLost, NotSent
-from trellis_pipeline.generation.runware.view import TaskView, merged
+from trellis_pipeline.generation.runware.view import BELIEVED_AFTER, TaskView, merged
 
 LOOK_SECONDS = 1.0
 """How often a waiting task asks whether the provider has called back."""
@@ -45,13 +45,16 @@ class Waiting:
 
         Raises OutcomeUnknown where it cannot be asked, and the errors about the account.
         """
-        for attempt in range(1, self._options.attempts + 1):
+        view, attempts = TaskView(task_uuid), self._options.attempts
+        for attempt in range(1, max(attempts, BELIEVED_AFTER) + 1):
             try:
                 reply = await self._client.get_response(task_uuid)
-                view = merged(TaskView(task_uuid), reply, self._options.least_cost)
+                view = merged(view, reply, self._options.least_cost)
+                if view.doubts and not view.seen:
+                    raise NotSent("the provider is too busy to say", reply.retry_after)
                 return view.seen or await self._in_archive(task_uuid)
             except (NotSent, AnswerLost) as error:
-                if attempt == self._options.attempts:
+                if attempt >= (max(attempts, BELIEVED_AFTER) if view.doubts else attempts):
                     raise OutcomeUnknown(f"task {task_uuid} cannot be asked about ({error})") from None
                 await self._client.transport.pause(attempt, error)
             except ProviderRejected as error:
@@ -102,6 +105,7 @@ class Waiting:
                 if not view.seen and polls % UNSEEN_POLLS == 0:
                     view = merged(view, await self._archive(task_uuid), options.least_cost)
                 why = "it is still processing" if view.seen else "the provider does not speak of it"
+                why = "the last poll was turned away" if view.doubts else why
             except (NotSent, AnswerLost) as error:
                 # A poll that fails says nothing about the task, which is being worked on and will be billed.
                 why = f"the last poll failed ({error})"
