@@ -219,6 +219,20 @@ def test_items_come_twice_in_reverse_and_with_strangers(faulty):
     assert [item["taskUUID"] for item in client.poll(*tasks)["data"]] == tasks
 
 
+@pytest.mark.parametrize("code", ["rateLimitExceeded", "internalServerError"])
+def test_one_task_of_a_poll_is_turned_away_under_its_own_name(faulty, code):
+    fault = Fault("turned_away", value="" if code == "rateLimitExceeded" else code)
+    client = faulty(fault, generator=InstantGenerator())
+    tasks = sorted(client.submit() for _ in range(2))
+    wait_until(lambda: len(billed(client)) == 2)
+    said = client.poll(*tasks)
+    assert [item["taskUUID"] for item in said["data"]] == tasks[1:]
+    (error,) = said["errors"]
+    assert (error["code"], error["taskUUID"]) == (code, tasks[0])
+    assert "taskType" not in error
+    assert [item["taskUUID"] for item in client.poll(*tasks)["data"]] == tasks
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [("text", "0.0256"), ("negative", -0.0256), ("nan", math.nan), ("tiny", 1e-7), ("missing", None)],

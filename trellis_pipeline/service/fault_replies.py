@@ -33,6 +33,13 @@ def rewrite(envelope: Json, engine: FaultEngine, status: int) -> int:
         items = [_stuck(item, engine) for item in items]
     if "task_fails" in names:
         items, errors, status = _verdicts(items, errors, engine, status)
+    for asked in sorted({_uuid(item) for item in items + errors}):
+        turned_away = engine.strike("turned_away", [asked])
+        if turned_away:
+            items = [item for item in items if _uuid(item) != asked]
+            errors = [item for item in errors if _uuid(item) != asked]
+            code = turned_away.value or "rateLimitExceeded"
+            errors.append({"code": code, "message": "too many requests, ask again later", "taskUUID": asked})
     for item in items:
         if item.get("status") == "success":
             _dress(item, engine)

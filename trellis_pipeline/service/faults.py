@@ -37,6 +37,7 @@ NAMES: Mapping[str, str] = {
     # Contents of answers to getResponse.
     "hidden": "data is empty for `seconds` after the task was accepted, forever where 0",
     "stuck": "a finished task is shown as processing for `seconds`, forever where 0",
+    "turned_away": "a poll is refused under the task's UUID, status 200: rateLimitExceeded, or `value`",
     "duplicate_items": "every item twice",
     "out_of_order": "items in reverse order",
     "foreign_items": "a finished item and an error of tasks that nobody asked for",
@@ -84,6 +85,7 @@ SURVIVABLE: tuple[str, ...] = (
     "truncated_file",
     "file_reset",
     "slow_generation",
+    "turned_away",
 )
 TIMED = frozenset({"hidden", "stuck"})
 ON_SUBMIT = frozenset({"ack_lost", "out_of_credit"})

@@ -205,6 +205,8 @@ def test_a_model_whose_file_is_gone_for_good_is_booked_and_named_as_paid(open_sh
         ("duplicate_items", {"times": 0}),
         ("out_of_order", {"times": 0}),
         ("foreign_items", {"times": 0}),
+        ("turned_away", {"times": 2, "per_task": True}),
+        ("turned_away", {"times": 2, "per_task": True, "value": "internalServerError"}),
         ("legacy_shape", {"times": 0}),
         ("truncated_file", {}),
         ("truncated_file", {"value": "wrong_length"}),

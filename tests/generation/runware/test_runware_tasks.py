@@ -260,8 +260,8 @@ def test_a_task_that_nobody_shows_yet_is_handed_in_again_under_the_same_uuid():
     "name",
     [
         "rate_limited", "server_error", "html_error", "html_200", "reset", "truncated_json", "gzip_bomb",
-        "hidden", "stuck", "duplicate_items", "out_of_order", "foreign_items", "legacy_shape", "inline_model",
-        "examples_shape", "dead_link", "truncated_file", "file_reset", "glb_bomb",
+        "hidden", "stuck", "turned_away", "duplicate_items", "out_of_order", "foreign_items", "legacy_shape",
+        "inline_model", "examples_shape", "dead_link", "truncated_file", "file_reset", "glb_bomb",
     ],
 )  # fmt: skip
 def test_a_bad_day_of_the_provider_costs_time_and_no_second_model(service, name):
