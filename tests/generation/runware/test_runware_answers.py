@@ -376,6 +376,14 @@ def test_a_busy_server_that_speaks_of_the_model_itself_is_believed_at_once(code)
     assert view_of({"errors": [error(code)]}).done
 
 
+@pytest.mark.parametrize("code", ["webhookTimeout", "uploadFailed", "requestTimeout", "timeout"])
+def test_a_delivery_that_failed_ends_the_task_only_when_no_model_is_shown_thrice(code):
+    failed = read({"errors": [error(code)]})
+    assert not view_of(failed, failed).done
+    assert view_of(failed, failed, {"data": [finished(URL)]}).files
+    assert view_of(*[failed] * 3).done
+
+
 def test_polls_that_were_turned_away_do_not_count_as_the_silence_after_which_a_task_is_over():
     """Two of four results are still being made, and one failed."""
     told = {"data": [finished(URL, file="a"), processing()], "errors": [error("inferenceError")]}

@@ -6,6 +6,7 @@ file is known by its UUID, and a view only ever grows. Pure; the waiting is `wai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -16,7 +17,10 @@ from trellis_pipeline.generation.runware.results import ResultFile, files_of
 from trellis_pipeline.generation.wire import INFERENCE
 
 BELIEVED_AFTER = 3
-"""So many answers in a row have to end a task with words that may have been meant for the poll alone."""
+"""So many answers in a row have to end a task with words that may not have been meant for its work."""
+
+# A request that took too long, a call or an upload that did not get through: the model may exist.
+_BESIDE_THE_WORK = re.compile(r"^(request)?timeout$|webhook|upload|mediastorage", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,8 @@ class TaskView:
 
     seen: the provider has spoken of this task. pending: the last answer that told anything of it showed
     unfinished results. quiet: how many such answers in a row showed nothing unfinished and nothing new.
-    doubts: how many answers in a row ended it in words that may have been meant for the poll. progress: 0 to
-    1, None if never stated.
+    doubts: how many answers in a row ended it in words that may not have been meant for its work. progress: 0
+    to 1, None if never stated.
     """
 
     task_uuid: str
@@ -118,11 +122,13 @@ def is_verdict(error: ApiError) -> bool:
 
 
 def is_doubtful(error: ApiError) -> bool:
-    """Whether a verdict may be none: a busy or unwell server's words that do not say they are about the task.
+    """Whether a verdict may be none. Taken for the task's end, it would have the model bought twice.
 
-    A poll carries the task's UUID, so what turns the poll away may carry it too. Taken for the task's end, it
-    would have the model bought twice.
+    A poll carries the task's UUID, so a busy or unwell server that turns the poll away may name it too. And
+    what failed may be the delivery of a model that was made.
     """
+    if _BESIDE_THE_WORK.search(error.code):
+        return True
     return error.task_type != INFERENCE and kind_of(error) in (Kind.BUSY, Kind.SERVER)
 
 
