@@ -1,6 +1,6 @@
 """How long the mesh tools take, step by step, beside other libraries on the same mesh in the same run.
 
-The mesh is a ring with bumps, closed and manifold. fast-simplification and xatlas are optional peers, left
+The mesh is a ring with bumps, closed and manifold. xatlas and those in simplify_peers.py are optional, left
 out where they are not installed; the others come with the project. Every call runs once to warm up, then the
 fastest of some repeats counts. `wall` is elapsed time, `cpu` what all threads used, the fairer one on a busy
 machine; `ratio` is cpu time divided by ours. Run from the repository root:
@@ -15,9 +15,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from benchmarks import simplify_peers
 from trellis_pipeline.mesh.atlas import fill_gutter, rasterize_atlas, texel_positions
 from trellis_pipeline.mesh.clean import clean, is_closed_manifold
 from trellis_pipeline.mesh.glb_write import write_glb
@@ -86,20 +88,10 @@ def distance_note(source: Mesh, result: Mesh) -> str:
 
 
 def simplify_rows(mesh: Mesh, budget: int) -> list[Row]:
-    def with_fast_simplification() -> Mesh:
-        import fast_simplification
-
-        points, faces = fast_simplification.simplify(
-            mesh.vertices, mesh.triangles, target_count=budget, agg=7
-        )
-        return Mesh(np.asarray(points, np.float32), np.asarray(faces, np.int32))
-
-    tools: dict[str, Callable[[], Mesh]] = {
-        "ours": lambda: simplify(mesh, budget),
-        "meshoptimizer": lambda: simplify(mesh, budget, keep_manifold=False),
-    }
-    if importlib.util.find_spec("fast_simplification"):
-        tools["fast-simplification"] = with_fast_simplification
+    tools: dict[str, Callable[[], Mesh]] = {"ours": lambda: simplify(mesh, budget)}
+    for name, peer in simplify_peers.installed().items():
+        if peer is not None:
+            tools[name] = partial(peer, mesh, budget)
     rows = []
     for tool, call in tools.items():
         wall, cpu, result = timed(call)

@@ -10,7 +10,7 @@ With `--peers` each step runs again on one thread, and then in other tools on th
 dependency; the others are installed for this benchmark only (MIT) and left out where they are not, which the
 table says:
 
-    pip install xatlas==0.0.11 fast-simplification==0.2.0 point-cloud-utils==0.34.0
+    pip install xatlas==0.0.11 point-cloud-utils==0.34.0 fast-simplification==0.2.0 meshoptimizer==0.2.30a0
 
 What would take a peer minutes is run on less, and ours on the same less beside it; `--slow` runs it in full.
 """
@@ -23,6 +23,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +34,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 import voxel_models
 import voxel_shapes as shapes
 
+from benchmarks import simplify_peers
 from trellis_pipeline.mesh.atlas import fill_gutter, rasterize_atlas, texel_positions
 from trellis_pipeline.mesh.clean import is_closed_manifold
 from trellis_pipeline.mesh.normals import vertex_normals
@@ -47,7 +49,7 @@ from trellis_pipeline.mesh.unwrap import unwrap
 GOALS = {(False, 100_000, 2048): 20, (True, 100_000, 2048): 35, (True, 500_000, 4096): 90}
 FEW_TEXELS = 20_000
 FEW_TRIANGLES = 10_000
-PEERS = ("trimesh", "fast_simplification", "xatlas", "point_cloud_utils")
+PEERS = ("trimesh", "xatlas", "point_cloud_utils")
 
 T = TypeVar("T")
 
@@ -145,13 +147,11 @@ def beside_peers(made: shapes.Voxelised, options: PostprocessOptions, *, slow: b
 
     budget = options.max_triangles
     model = table.row("simplify", "ours", lambda: simplify(source, budget), off_by(source))
-    coarse = lambda: simplify(source, budget, keep_manifold=False)  # noqa: E731
-    table.row("simplify", "meshoptimizer", coarse, off_by(source))
-    if "fast_simplification" in has:
-        fast = lambda: fast_simplified(source, budget)  # noqa: E731
-        table.row("simplify", "fast-simplification", fast, off_by(source))
-    else:
-        table.skipped("simplify", "fast-simplification")
+    for name, peer in simplify_peers.installed().items():
+        if peer is not None:
+            table.row("simplify", name, partial(peer, source, budget), off_by(source))
+        else:
+            table.skipped("simplify", name)
 
     px = options.texture_px
     layout = table.row("unwrap", "ours", lambda: unwrap(model, texture_px=px, padding_px=px // 512))
@@ -216,13 +216,6 @@ def trimesh_distances(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     import trimesh
 
     return trimesh.proximity.closest_point(trimesh_of(mesh), points)[1]
-
-
-def fast_simplified(mesh: Mesh, budget: int) -> Mesh:
-    import fast_simplification
-
-    points, faces = fast_simplification.simplify(mesh.vertices, mesh.triangles, target_count=budget, agg=7.0)
-    return Mesh(np.asarray(points, np.float32), np.asarray(faces, np.int32))
 
 
 def xatlas_unwrapped(mesh: Mesh) -> object:
