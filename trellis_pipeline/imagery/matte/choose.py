@@ -65,7 +65,7 @@ def make_matte(image: DecodedImage, method: str = "auto", *, weights: Path | Non
     if method == "auto":
         if u2netp.is_installed():
             return _two_opinions(rgb)
-        note = "u2netp is not installed: classical matte only, shadows may remain (extra: matte)"
+        note = f"u2netp is not installed: classical matte only, shadows may remain ({u2netp.INSTALL})"
         return Matte(_classical(rgb), "classical", notes=(note,))
     return Matte(_alone(rgb, method, weights), method)
 

