@@ -32,6 +32,7 @@ def trellis(*arguments, cwd, env=None):
 
 class StoppedAsItCloses(sqlite3.Connection):
     def close(self):
+        super().close()
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -116,7 +116,8 @@ def test_nobody_to_ask_means_nothing_is_fetched(run, hub, weights):
     assert "licence: DINOv3 License" in out
     assert "--yes" in err
     assert not weights.exists()
-    assert {asked.method for asked in hub.requests} == {"HEAD"}
+    assert hub.requests
+    assert [asked for asked in hub.requests if asked.method != "HEAD"] == []
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
@@ -155,7 +156,8 @@ def test_a_closed_gate_ends_it_before_anything_is_downloaded(run, hub, weights):
     assert "Ask for access at" in err
     assert TOKEN not in out + err
     assert not weights.exists()
-    assert {asked.method for asked in hub.requests} == {"HEAD"}
+    assert hub.requests
+    assert [asked for asked in hub.requests if asked.method != "HEAD"] == []
 
 
 def test_the_rest_can_be_fetched_while_the_gate_is_closed(run, hub, weights):
