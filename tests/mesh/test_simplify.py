@@ -10,8 +10,9 @@ from scipy.spatial import cKDTree
 
 from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.clean import clean, drop_duplicate_faces, is_closed_manifold, weld
-from trellis_pipeline.mesh.simplify import simplify
+from trellis_pipeline.mesh.simplify import simplify, simplify_towards
 from trellis_pipeline.mesh.types import Mesh
+from trellis_pipeline.mesh.vertex_clustering import cluster_vertices
 
 
 def mesh_of(shape: trimesh.Trimesh) -> Mesh:
@@ -237,21 +238,21 @@ def test_a_budget_that_the_shape_cannot_meet_is_refused_with_the_way_out():
 
 
 def test_a_budget_that_the_shape_cannot_meet_is_met_all_the_same_where_its_topology_may_go():
-    result = simplify(SHAPES["torus"](), 6, keep_manifold=False)
+    result = cluster_vertices(simplify_towards(SHAPES["torus"](), 6), 6)
     assert 0 < len(result.triangles) <= 6
 
 
-@pytest.mark.parametrize("keep_manifold", [True, False])
-def test_a_model_that_fits_already_comes_back_as_it_is(keep_manifold):
+@pytest.mark.parametrize("simplified", [simplify, simplify_towards])
+def test_a_model_that_fits_already_comes_back_as_it_is(simplified):
     mesh = SHAPES["sphere"]()
-    assert simplify(mesh, len(mesh.triangles), keep_manifold=keep_manifold) is mesh
+    assert simplified(mesh, len(mesh.triangles)) is mesh
 
 
-@pytest.mark.parametrize("keep_manifold", [True, False])
-def test_the_same_model_gives_the_same_result_and_the_input_is_not_touched(keep_manifold):
+@pytest.mark.parametrize("simplified", [simplify, simplify_towards, cluster_vertices])
+def test_the_same_model_gives_the_same_result_and_the_input_is_not_touched(simplified):
     mesh = SHAPES["torus"]()
     before = mesh.vertices.copy(), mesh.triangles.copy()
-    first, second = (simplify(mesh, 500, keep_manifold=keep_manifold) for _ in range(2))
+    first, second = (simplified(mesh, 500) for _ in range(2))
     assert first.vertices.tobytes() == second.vertices.tobytes()
     assert first.triangles.tobytes() == second.triangles.tobytes()
     assert len(first.triangles) <= 500

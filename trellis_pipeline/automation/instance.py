@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from trellis_pipeline.config import Settings
 from trellis_pipeline.errors import StorageUnavailable
 from trellis_pipeline.purchasing.processes import is_gone
-from trellis_pipeline.storage.whole_file import write_whole
+from trellis_pipeline.storage.whole_file import replace_file
 
 PROCESS_TAG = "trellis/process"
 
@@ -43,9 +43,9 @@ def _configure(home: Path, project: Path) -> None:
     here = f"base_dir: {json.dumps(str(home))}"
     if not config.exists():
         text = project.read_text() if project.is_file() else _MINIMAL
-        write_whole(config, text.replace(_FROM_ENVIRONMENT, here).encode())
+        replace_file(config.resolve(), text.replace(_FROM_ENVIRONMENT, here).encode())
     elif _moved(before := config.read_text(), here):
-        write_whole(config, _OWN_FOLDER.sub(lambda match: match[1] + here, before).encode())
+        replace_file(config.resolve(), _OWN_FOLDER.sub(lambda match: match[1] + here, before).encode())
 
 
 def _moved(text: str, here: str) -> bool:

@@ -16,21 +16,29 @@ from trellis_pipeline.errors import MeshError
 from trellis_pipeline.mesh.clean import check_mesh, drop_unused_vertices
 from trellis_pipeline.mesh.edge_collapse.collapse import collapse_edges
 from trellis_pipeline.mesh.types import Mesh
-from trellis_pipeline.mesh.vertex_clustering import cluster_vertices
 
 
-def simplify(mesh: Mesh, max_triangles: int, *, keep_manifold: bool = True) -> Mesh:
-    """Collapse edges until at most `max_triangles` remain.
+def simplify(mesh: Mesh, max_triangles: int) -> Mesh:
+    """Like `simplify_towards`; raises MeshError too when no allowed collapse is left above the budget."""
+    simple = simplify_towards(mesh, max_triangles)
+    if len(simple.triangles) > max_triangles:
+        raise MeshError(
+            f"cannot go below {len(simple.triangles)} triangles without changing the topology; "
+            f"the limit is {max_triangles}. Raise the triangle limit or remove separate parts first"
+        )
+    return simple
+
+
+def simplify_towards(mesh: Mesh, max_triangles: int) -> Mesh:
+    """Collapse edges until at most `max_triangles` remain, or as few as the topology allows.
 
     mesh: wound consistently and welded (see clean.clean). Every edge keeps the number of faces it has (closed
     stays closed, open borders stay borders), vertices are placed where the error is smallest, and no collapse
-    turns a face over; edges that already have three or more faces are left alone.
-    keep_manifold: when no allowed collapse is left above the budget (a shape with many separate parts or
-    handles needs some triangles for each), raise MeshError. Without it vertices are then merged in cells of
-    a grid, so that the smallest parts and holes vanish and edges may end up with more than two faces.
+    turns a face over; edges that already have three or more faces are left alone. A shape with many separate
+    parts or handles needs some triangles for each.
 
-    Returns the same object if it is small enough already. Raises MeshError for a budget below 4, for
-    malformed arrays, and where nothing of the shape would be left.
+    Returns the same object if it is small enough already. Raises MeshError for a budget below 4 and for
+    malformed arrays.
     """
     if max_triangles < 4:
         raise MeshError(f"a closed surface needs 4 triangles; {max_triangles} were asked for")
@@ -40,12 +48,6 @@ def simplify(mesh: Mesh, max_triangles: int, *, keep_manifold: bool = True) -> M
     positions = mesh.vertices.astype(np.float64)
     a, b, c = mesh.triangles.T
     triangles = np.ascontiguousarray(mesh.triangles[(a != b) & (b != c) & (c != a)], dtype=np.int32)
-    left = collapse_edges(positions, triangles, max_triangles)
-    if left > max_triangles and keep_manifold:
-        raise MeshError(
-            f"cannot go below {left} triangles without changing the topology; the limit is {max_triangles}. "
-            "Raise the triangle limit or remove separate parts first"
-        )
+    collapse_edges(positions, triangles, max_triangles)
     triangles = triangles[triangles[:, 0] >= 0]
-    simple = drop_unused_vertices(Mesh(positions.astype(np.float32), triangles))
-    return simple if left <= max_triangles else cluster_vertices(simple, max_triangles)
+    return drop_unused_vertices(Mesh(positions.astype(np.float32), triangles))

@@ -33,7 +33,8 @@ def rewrite(envelope: Json, engine: FaultEngine, status: int) -> int:
         items = [_stuck(item, engine) for item in items]
     if "task_fails" in names:
         items, errors, status = _verdicts(items, errors, engine, status)
-    for asked in sorted({_uuid(item) for item in items + errors}):
+    uuids = sorted({_uuid(item) for item in items + errors})
+    for asked in uuids:
         turned_away = engine.strike("turned_away", [asked])
         if turned_away:
             items = [item for item in items if _uuid(item) != asked]
@@ -43,7 +44,7 @@ def rewrite(envelope: Json, engine: FaultEngine, status: int) -> int:
     for item in items:
         if item.get("status") == "success":
             _dress(item, engine)
-    uuids = sorted({_uuid(item) for item in items + errors}) or [""]
+    uuids = uuids or [""]
     if engine.strike("duplicate_items", uuids):
         items = [copy for item in items for copy in (item, dict(item))]
         errors = errors * 2

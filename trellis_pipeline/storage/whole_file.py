@@ -30,15 +30,19 @@ def write_whole(path: Path, data: bytes) -> None:
 
     A link is followed, and what it points to is written. Raises StorageUnavailable.
     """
-    target = path.resolve()
     with naming(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        replace_file(path.resolve(), data)
+
+
+def replace_file(target: Path, data: bytes) -> None:
+    """Like `write_whole`, for callers that have words of their own for an OSError. A link is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

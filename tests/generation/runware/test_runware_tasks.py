@@ -445,13 +445,9 @@ BUSY_FOR_NOBODY_KNOWS_WHOM = http({"errors": [error("rateLimitExceeded", taskTyp
 
 def test_a_poll_turned_away_in_the_name_of_its_task_does_not_end_the_task():
     def handle(asked, link):
-        return (
-            BUSY_FOR_NOBODY_KNOWS_WHOM
-            if asked.number in (0, 1, 3, 4)
-            else http({"data": polls[asked.number](link)})
-        )
+        said = {2: processing(), 5: finished(link)}.get(asked.number)
+        return http({"data": [said]}) if said else BUSY_FOR_NOBODY_KNOWS_WHOM
 
-    polls = {2: lambda _: [processing()], 5: lambda link: [finished(link)]}
     (model,), server = scripted(handle)
     assert model.result_id == FILE
     assert server.count("getResponse") == 6

@@ -21,6 +21,7 @@ from trellis_pipeline.errors import (
     TrellisError,
 )
 from trellis_pipeline.generation.runware.reply import ApiError, Reply
+from trellis_pipeline.generation.wire import INFERENCE
 
 
 class Kind(Enum):
@@ -66,6 +67,9 @@ _WORDS: tuple[tuple[Kind, str], ...] = (
 )
 _RULES = tuple((kind, re.compile(pattern)) for kind, pattern in _WORDS)
 
+# A request that took too long, a call or an upload that did not get through: the model may exist.
+_BESIDE_THE_WORK = re.compile(r"^(request)?timeout$|webhook|upload|mediastorage", re.IGNORECASE)
+
 
 def kind_of(error: ApiError) -> Kind:
     """What an error means by its code, or by the status it came with where the code tells nothing."""
@@ -87,6 +91,29 @@ def kind_of_status(status: int) -> Kind:
     if status == 408 or status >= 500:
         return Kind.SERVER
     return Kind.REJECTED if status >= 400 else Kind.UNKNOWN
+
+
+def is_verdict(error: ApiError) -> bool:
+    """Whether an error that is addressed to a task says how it ended.
+
+    Not where the poll itself was turned away, or where the task is merely not to be found: that may also mean
+    that it is not visible yet.
+    """
+    kind = kind_of(error)
+    if error.task_type == "getResponse" or kind in (Kind.ACCESS, Kind.NOT_FOUND, Kind.CONFLICT):
+        return False
+    return error.status < 500 and error.status not in (401, 403, 408, 425, 429)
+
+
+def is_doubtful(error: ApiError) -> bool:
+    """Whether a verdict may be none. Taken for the task's end, it would have the model bought twice.
+
+    A poll carries the task's UUID, so a busy or unwell server that turns the poll away may name it too. And
+    what failed may be the delivery of a model that was made.
+    """
+    if _BESIDE_THE_WORK.search(error.code):
+        return True
+    return error.task_type != INFERENCE and kind_of(error) in (Kind.BUSY, Kind.SERVER)
 
 
 def about_request(reply: Reply, *, alone: bool = False) -> tuple[Kind, str] | None:

@@ -6,21 +6,16 @@ file is known by its UUID, and a view only ever grows. Pure; the waiting is `wai
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from trellis_pipeline.generation.runware.failures import Kind, kind_of
+from trellis_pipeline.generation.runware.failures import is_doubtful, is_verdict
 from trellis_pipeline.generation.runware.reply import ApiError, Item, Reply
 from trellis_pipeline.generation.runware.results import ResultFile, files_of
-from trellis_pipeline.generation.wire import INFERENCE
 
 BELIEVED_AFTER = 3
 """So many answers in a row have to end a task with words that may not have been meant for its work."""
-
-# A request that took too long, a call or an upload that did not get through: the model may exist.
-_BESIDE_THE_WORK = re.compile(r"^(request)?timeout$|webhook|upload|mediastorage", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +83,10 @@ def merged(view: TaskView, reply: Reply, least_cost: Decimal) -> TaskView:
                 else file
             )
     ends = [error for error in mine.errors if is_verdict(error)]
-    doubts = view.doubts + 1 if any(map(is_doubtful, ends)) else 0
+    certain = [error for error in ends if not is_doubtful(error)]
+    doubts = view.doubts + 1 if len(certain) < len(ends) else 0
     if doubts < BELIEVED_AFTER:
-        ends = [error for error in ends if not is_doubtful(error)]
+        ends = certain
     verdicts = tuple(dict.fromkeys((*view.verdicts, *ends)))
     news = len(files) > len(view.files) or len(verdicts) > len(view.verdicts)
     spoken = bool(mine.items) or bool(ends)
@@ -107,29 +103,6 @@ def merged(view: TaskView, reply: Reply, least_cost: Decimal) -> TaskView:
         doubts=doubts,
         progress=_progress(view, len(files), shares),
     )
-
-
-def is_verdict(error: ApiError) -> bool:
-    """Whether an error that is addressed to a task says how it ended.
-
-    Not where the poll itself was turned away, or where the task is merely not to be found: that may also mean
-    that it is not visible yet.
-    """
-    kind = kind_of(error)
-    if error.task_type == "getResponse" or kind in (Kind.ACCESS, Kind.NOT_FOUND, Kind.CONFLICT):
-        return False
-    return error.status < 500 and error.status not in (401, 403, 408, 425, 429)
-
-
-def is_doubtful(error: ApiError) -> bool:
-    """Whether a verdict may be none. Taken for the task's end, it would have the model bought twice.
-
-    A poll carries the task's UUID, so a busy or unwell server that turns the poll away may name it too. And
-    what failed may be the delivery of a model that was made.
-    """
-    if _BESIDE_THE_WORK.search(error.code):
-        return True
-    return error.task_type != INFERENCE and kind_of(error) in (Kind.BUSY, Kind.SERVER)
 
 
 def _share(item: Item) -> float:

@@ -45,8 +45,9 @@ class Waiting:
 
         Raises OutcomeUnknown where it cannot be asked, and the errors about the account.
         """
-        view, attempts = TaskView(task_uuid), self._options.attempts
-        for attempt in range(1, max(attempts, BELIEVED_AFTER) + 1):
+        view, usual = TaskView(task_uuid), self._options.attempts
+        most = max(usual, BELIEVED_AFTER)  # a failure in doubtful words has to be told so often
+        for attempt in range(1, most + 1):
             try:
                 reply = await self._client.get_response(task_uuid)
                 view = merged(view, reply, self._options.least_cost)
@@ -54,7 +55,7 @@ class Waiting:
                     raise NotSent("the provider is too busy to say", reply.retry_after)
                 return view.seen or await self._in_archive(task_uuid)
             except (NotSent, AnswerLost) as error:
-                if attempt >= (max(attempts, BELIEVED_AFTER) if view.doubts else attempts):
+                if attempt >= (most if view.doubts else usual):
                     raise OutcomeUnknown(f"task {task_uuid} cannot be asked about ({error})") from None
                 await self._client.transport.pause(attempt, error)
             except ProviderRejected as error:
@@ -104,8 +105,7 @@ class Waiting:
                 polls += 1
                 if not view.seen and polls % UNSEEN_POLLS == 0:
                     view = merged(view, await self._archive(task_uuid), options.least_cost)
-                why = "it is still processing" if view.seen else "the provider does not speak of it"
-                why = "the last poll was turned away" if view.doubts else why
+                why = _standing(view)
             except (NotSent, AnswerLost) as error:
                 # A poll that fails says nothing about the task, which is being worked on and will be billed.
                 why = f"the last poll failed ({error})"
@@ -143,6 +143,12 @@ class Waiting:
         archived = await self._client.get_task_details(task_uuid)
         kinds = {kind_of(error) for error in archived.errors}
         return bool(archived.items) or bool(kinds & {Kind.FAILED, Kind.CONFLICT, Kind.EXPIRED})
+
+
+def _standing(view: TaskView) -> str:
+    if view.doubts:
+        return "the last poll was turned away"
+    return "it is still processing" if view.seen else "the provider does not speak of it"
 
 
 def _foreign(task_uuid: str) -> str:

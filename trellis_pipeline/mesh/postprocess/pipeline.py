@@ -42,10 +42,11 @@ from trellis_pipeline.mesh.postprocess.repair import (
 from trellis_pipeline.mesh.postprocess.surface_tree import SurfaceTree, surface_tree
 from trellis_pipeline.mesh.postprocess.visibility import face_outwards, openness
 from trellis_pipeline.mesh.postprocess.voxels import VoxelAttributes, check_voxels
-from trellis_pipeline.mesh.simplify import simplify
+from trellis_pipeline.mesh.simplify import simplify_towards
 from trellis_pipeline.mesh.transform import place_on_floor, scale_to_dimensions
 from trellis_pipeline.mesh.types import EncodedImage, Float32, Material, Mesh, TexturedMesh
 from trellis_pipeline.mesh.unwrap import UnwrappedMesh, unwrap
+from trellis_pipeline.mesh.vertex_clustering import cluster_vertices
 
 PADDING_SHARE = 512  # the texture's side over the gap between charts; twice that costs half of the texels
 MIN_PADDING_PX = 2
@@ -172,17 +173,17 @@ def within_budget(mesh: Mesh, max_triangles: int) -> Mesh:
 
     Raises MeshError if even the coarse way has nothing left.
     """
-    try:
-        return simplify(mesh, max_triangles)
-    except MeshError:
-        asked = max_triangles
-        for _ in range(FAST_ROUNDS):
-            coarse = make_manifold(simplify(mesh, asked, keep_manifold=False), wound_alike=True)
-            if len(coarse.triangles) <= max_triangles:
-                return coarse
-            # Telling sheets apart that were merged costs triangles; ask for that many fewer.
-            asked = max(4, asked - 2 * (len(coarse.triangles) - max_triangles))
-        raise
+    simple = simplify_towards(mesh, max_triangles)
+    if len(simple.triangles) <= max_triangles:
+        return simple
+    asked = max_triangles
+    for _ in range(FAST_ROUNDS):
+        coarse = make_manifold(cluster_vertices(simple, asked), wound_alike=True)
+        if len(coarse.triangles) <= max_triangles:
+            return coarse
+        # Telling sheets apart that were merged costs triangles; ask for that many fewer.
+        asked = max(4, asked - 2 * (len(coarse.triangles) - max_triangles))
+    raise MeshError(f"the shape cannot be brought under {max_triangles} triangles; raise the triangle limit")
 
 
 def _halvable(cells: int) -> int:
